@@ -1,0 +1,71 @@
+# Everything a newcomer needs, from a machine with python3 and make alone. `make` lists it.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help run run-mysql test bench clean
+# One thing at a time, also under -j: the steps share .venv.
+.NOTPARALLEL:
+
+PYTHON ?= python3
+# Options for the daemon, as in: make run ARGS='--http tcp:9000'
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(CURDIR)/.run
+# Editable, and in the way that lets twistd find the plugin, too.
+INSTALL := $(BIN)/python -m pip install -qq --config-settings editable_mode=compat --editable
+# Tools of the virtual environment answer before the machine's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONPATH PYTHONHOME
+
+help: ## list what there is to do
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+run: $(VENV)/installed ## try chatd: SQLite, this machine only; ARGS='…' are its options
+	@exec $(BIN)/twistd --nodaemon --pidfile= chatd $(ARGS)
+
+run-mysql: $(VENV)/installed ## the same on a private MariaDB, kept in .run/mariadb
+	@tools/servers
+	@exec $(BIN)/python tools/mariadb.py "$(RUN)/mariadb" $(ARGS)
+
+test: $(VENV)/installed-test ## all checks and tests
+	@tools/servers
+	ruff check --quiet .
+	ruff format --check --quiet .
+	mypy --no-error-summary
+	python -m pytest --quiet
+	python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests
+
+bench: $(VENV)/installed-test ## measure throughput and latency on this machine
+	@tools/servers
+	@exec $(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what make made: .venv, .run and its database, caches
+	rm -rf $(VENV) .run build dist chatd.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f twisted/plugins/dropin.cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# Debian keeps the part of venv that installs pip in a package of its own.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "chatd needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tools/install python3-venv
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.cfg | $(BIN)/pip
+	@echo "Installing chatd in $(VENV) ..."
+	@$(INSTALL) .
+	@$(plugins)
+	@touch $@
+
+$(VENV)/installed-test: setup.cfg | $(BIN)/pip
+	@echo "Installing chatd and its tests' tools in $(VENV) ..."
+	@$(INSTALL) '.[test]'
+	@$(plugins)
+	@touch $@ $(VENV)/installed
+
+# twistd reads the list of plugins from dropin.cache, and makes it anew when asked for all of them.
+plugins = $(BIN)/python -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'

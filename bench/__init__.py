@@ -1,0 +1,1 @@
+"""The benchmark of chatd; `python -m bench --help`."""

@@ -1,0 +1,201 @@
+"""Commands about accounts: register, log in and out, tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from chatd.errors import Refused
+from chatd.model import Display, Name, Password, Secret, normalise
+from chatd.node import Context
+from chatd.registry import ANYBODY, USERS, command
+from chatd.store import accounts as statements
+from chatd.store.accounts import Account, Login, Registration, Token, digest, new_secret
+
+Device = Annotated[
+    str,
+    Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z", description="what the client is"),
+]
+TokenId = Annotated[str, Meta(min_length=16, max_length=16, description="a token's id")]
+
+_DAY = 24 * 60 * 60 * 1000  # ms
+
+
+class LoggedIn(Struct, frozen=True):
+    """Who one is now, the token to log in with next time, when it expires (ms), and the id
+    of this session."""
+
+    user: str
+    token: str
+    expires: int
+    session: str
+
+
+class Tokens(Struct, frozen=True):
+    """The user's tokens, newest first."""
+
+    tokens: list[Token]
+
+
+class Done(Struct, frozen=True):
+    """Nothing more to tell."""
+
+
+@command(ANYBODY)
+async def register(
+    ctx: Context,
+    name: Name,
+    password: Password,
+    display: Display = "",
+    invitation: Secret | None = None,
+    device: Device = "",
+    replay: bool = True,
+    ack: bool = False,
+) -> LoggedIn:
+    """Makes an account and logs in. The server may want an invitation, or take nobody."""
+    rule = ctx.node.accounts.registration
+    if rule == "closed":
+        raise Refused("forbidden", "Accounts are made by the operator of this server.")
+    if rule == "invitation" and invitation is None:
+        raise Refused("forbidden", "This server wants an invitation: invitation=TOKEN.")
+    _nobody_yet(ctx)
+    spent = digest(invitation) if rule == "invitation" and invitation else None
+    shown = normalise(name)
+    hashed = await ctx.node.passwords.hash(password)
+    new = Registration(shown, display, hashed, spent)
+    return await _log_in(ctx, device, replay, ack, registration=new)
+
+
+@command(ANYBODY)
+async def login(
+    ctx: Context,
+    name: Name | None = None,
+    password: Password | None = None,
+    token: Secret | None = None,
+    jwt: Secret | None = None,
+    api_key: Secret | None = None,
+    device: Device = "",
+    replay: bool = True,
+    ack: bool = False,
+) -> LoggedIn:
+    """Logs in: with name and password, token, jwt, or api_key and name.
+
+    With replay you get all that has come since you were last here, then what comes live. With
+    ack the server takes a message as delivered only when you say so.
+    """
+    _nobody_yet(ctx)
+    given = [value is not None for value in (password, token, jwt, api_key)]
+    if sum(given) != 1 or (name is None) != (token is not None or jwt is not None):
+        raise Refused(
+            "bad-request", "Give name and password, or token, or jwt, or api_key and name."
+        )
+    if token is not None:
+        return await _by_token(ctx, token, replay, ack)
+    if jwt is not None:
+        return await _log_in(ctx, device, replay, ack, name=_site_name(ctx, jwt))
+    assert name is not None
+    if api_key is not None:
+        shown = normalise(name)
+        return await _log_in(ctx, device, replay, ack, name=shown, api_key=digest(api_key))
+    user_id = await _check_password(ctx, name, password or "")
+    return await _log_in(ctx, device, replay, ack, user_id=user_id)
+
+
+def _nobody_yet(ctx: Context) -> None:
+    if ctx.session.user is not None:
+        raise Refused("conflict", f"You are {ctx.session.user.name}; log out first.")
+
+
+def _site_name(ctx: Context, jwt: str) -> str:
+    if ctx.node.site_tokens is None:
+        raise Refused("unauthorized", "This server takes no JWTs.")
+    return normalise(ctx.node.site_tokens.name(jwt))
+
+
+async def _check_password(ctx: Context, name: str, password: str) -> int:
+    """The id of the user whose password this is; wrong tries are counted for the account and
+    for the address, which many may share."""
+    shown = normalise(name)
+    keys = (("account", shown.casefold()), ("address", ctx.session.address))
+    ctx.node.guesses.take(*keys)
+    found = await ctx.node.store.read(statements.password_of, shown)
+    user_id, stored = found or (0, None)
+    if not await ctx.node.passwords.verify(stored, password):
+        raise Refused("unauthorized", "The name or the password is wrong.")
+    ctx.node.guesses.give_back(*keys)
+    return user_id
+
+
+async def _by_token(ctx: Context, token: str, replay: bool, ack: bool) -> LoggedIn:
+    login = Login(ctx.node.millis(), token=digest(token))
+    ctx.session.acknowledging = ack
+    account = await ctx.node.log_in(ctx.session, login, replay)
+    return _logged_in(ctx, account, token)
+
+
+async def _log_in(
+    ctx: Context,
+    device: str,
+    replay: bool,
+    ack: bool,
+    *,
+    user_id: int | None = None,
+    name: str | None = None,
+    api_key: bytes | None = None,
+    registration: Registration | None = None,
+) -> LoggedIn:
+    token = new_secret()
+    now = ctx.node.millis()
+    login = Login(
+        now,
+        user_id=user_id,
+        name=name,
+        api_key=api_key,
+        registration=registration,
+        issue=digest(token),
+        device=device,
+        expires=now + ctx.node.accounts.token_days * _DAY,
+    )
+    ctx.session.acknowledging = ack
+    account = await ctx.node.log_in(ctx.session, login, replay)
+    return _logged_in(ctx, account, token)
+
+
+def _logged_in(ctx: Context, account: Account, token: str) -> LoggedIn:
+    return LoggedIn(account.user.name, token, account.expires, ctx.session.id)
+
+
+@command(USERS)
+async def logout(ctx: Context, everywhere: bool = False) -> Done:
+    """Ends this session's token; with everywhere, all your tokens and sessions."""
+    user, session, node = ctx.user, ctx.session, ctx.node
+    node.cursors.prove(session)
+    if everywhere:
+        await node.store.write(statements.revoke_all, user.id)
+        node.close_sessions(user.id, None, but=session)
+    else:
+        await node.store.write(statements.revoke_token, user.id, session.token)
+        node.close_sessions(user.id, session.token, but=session)
+    node.hub.leave(session)
+    return Done()
+
+
+@command(USERS)
+async def tokens(ctx: Context) -> Tokens:
+    """Lists your tokens: the places where you are logged in or can come back without a
+    password."""
+    now = ctx.node.millis()
+    found = await ctx.node.store.read(statements.list_tokens, ctx.user.id, ctx.session.token, now)
+    return Tokens(found)
+
+
+@command(USERS)
+async def revoke(ctx: Context, token: TokenId) -> Done:
+    """Ends one of your tokens, and the sessions that logged in with it."""
+    user = ctx.user
+    ended = await ctx.node.store.write(statements.revoke_by_id, user.id, token)
+    if ended is None:
+        raise Refused("not-found", "You have no token of that id; tokens lists them.")
+    ctx.node.close_sessions(user.id, ended, but=ctx.session)
+    return Done()

@@ -1,0 +1,93 @@
+"""Commands about groups: create, join, leave, members, dissolve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from twisted.internet.defer import Deferred
+
+from chatd.errors import Refused
+from chatd.model import Group, Membership, Room, Title, group_name
+from chatd.node import Context
+from chatd.registry import USERS, command
+from chatd.store import rooms as statements
+from chatd.store.log import Effect, Stored
+from chatd.store.rooms import Member
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
+After = Annotated[str, Meta(max_length=64, description="the name to begin behind")]
+
+
+class Created(Struct, frozen=True):
+    """The address of the new group."""
+
+    address: str
+
+
+class Members(Struct, frozen=True):
+    """A page of members by name; `more`: ask again with the last one's name as `after`."""
+
+    members: list[Member]
+    more: bool
+
+
+@command(USERS)
+async def create(ctx: Context, name: Group, title: Title = "") -> Created:
+    """Makes a group; you are its owner."""
+    user, node = ctx.user, ctx.node
+    wanted = group_name(name)
+    room = await node.store.write(
+        statements.make_group, wanted, title, user.party, node.keys(), node.millis()
+    )
+    node.hub.join(Membership(room, "owner"), user.id)
+    ctx.session.room = f"#{room.name}"
+    return Created(f"#{room.name}")
+
+
+@command(USERS)
+async def join(ctx: Context, group: Group) -> Deferred[Stored]:
+    """Joins a group. You get what is said from now on; history reads what was said before."""
+    user = ctx.user
+    room = await ctx.node.group(group_name(group))
+    if room.id in user.groups:
+        raise Refused("exists", f"You are in #{room.name} already.")
+    ctx.session.room = f"#{room.name}"
+    return _append(ctx, room, "joined", lambda db, seq: statements.join(db, room.id, user.id, seq))
+
+
+@command(USERS)
+async def leave(ctx: Context, group: Group) -> Deferred[Stored]:
+    """Leaves a group. Its owner cannot leave, but dissolve it."""
+    user = ctx.user
+    room = await _mine(ctx, group)
+    return _append(ctx, room, "left", lambda db, seq: statements.leave(db, room.id, user.id))
+
+
+@command(USERS)
+async def members(ctx: Context, group: Group, after: After = "", limit: Limit = 200) -> Members:
+    """Lists who is in a group, by name."""
+    room = await _mine(ctx, group)
+    found = await ctx.node.store.read(statements.members, room.id, after, limit + 1)
+    return Members(found[:limit], len(found) > limit)
+
+
+@command(USERS)
+async def dissolve(ctx: Context, group: Group) -> Deferred[Stored]:
+    """Ends a group for all its members. Only the owner may."""
+    user = ctx.user
+    room = await _mine(ctx, group)
+    if user.groups[room.id] != "owner":
+        raise Refused("forbidden", f"Only the owner can dissolve #{room.name}.")
+    now = ctx.node.millis()
+    return _append(ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now))
+
+
+async def _mine(ctx: Context, group: str) -> Room:
+    room = await ctx.node.room(ctx.user, f"#{group_name(group)}")
+    assert room is not None  # a group is there, or refused
+    return room
+
+
+def _append(ctx: Context, room: Room, kind: str, effect: Effect) -> Deferred[Stored]:
+    return ctx.node.append(ctx.session, ctx.user, room, kind, {}, effect=effect)

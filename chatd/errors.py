@@ -1,0 +1,80 @@
+"""What a command answers when it refuses: a stable code and a sentence for people."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+Code = Literal[
+    "bad-request",
+    "unknown-command",
+    "unauthorized",
+    "forbidden",
+    "not-found",
+    "exists",
+    "not-a-member",
+    "muted",
+    "blocked",
+    "conflict",
+    "too-large",
+    "rate-limited",
+    "unavailable",
+    "internal",
+]
+
+MEANINGS: Final[dict[Code, str]] = {
+    "bad-request": "The request is malformed; the sentence says what was expected.",
+    "unknown-command": "There is no such command; `help` lists them.",
+    "unauthorized": "Log in first, or the name, password, token or key is wrong.",
+    "forbidden": "You are known, but may not do this.",
+    "not-found": "There is no such user, group or message.",
+    "exists": "The name is taken.",
+    "not-a-member": "You are not in the group.",
+    "muted": "You may not write here for now.",
+    "blocked": "The other person does not take messages from you.",
+    "conflict": "The key was used for something else, or the state has changed meanwhile.",
+    "too-large": "A limit on size was passed; the sentence names it.",
+    "rate-limited": "Too many requests; come back after `retry_after` seconds.",
+    "unavailable": "The server cannot do this now; come back after `retry_after` seconds.",
+    "internal": "A fault of the server; it is in its log.",
+}
+assert set(MEANINGS) == set(get_args(Code))
+
+
+class Refused(Exception):
+    """A command was refused.
+
+    `code` is stable and for programs, `sentence` is for people, `retry_after` (seconds) is
+    there where trying again can help.
+    """
+
+    def __init__(self, code: Code, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{code}: {sentence}")
+        self.code = code
+        self.sentence = sentence
+        self.retry_after = retry_after
+
+
+class Unavailable(Refused):
+    """The database cannot be used now."""
+
+    def __init__(self, sentence: str, retry_after: float = 1.0) -> None:
+        super().__init__("unavailable", sentence, retry_after)
+
+
+# WebSocket close codes (RFC 6455 §7.4 and its registry; 4000-4099: come back, 4100-4199: do not).
+NORMAL: Final = 1000
+SERVICE_RESTART: Final = 1012
+TRY_AGAIN_LATER: Final = 1013
+LOGGED_OUT: Final = 4100
+LOGIN_TIMEOUT: Final = 4101
+
+CLOSE_CODES: Final[dict[int, str]] = {
+    NORMAL: "Goodbye, as asked.",
+    1002: "The WebSocket framing was broken.",
+    1007: "The text was not UTF-8.",
+    1009: "A frame or message was over the size limit.",
+    SERVICE_RESTART: "The server stops or restarts; come back.",
+    TRY_AGAIN_LATER: "The server cannot serve this session now; come back.",
+    LOGGED_OUT: "The token of this session was revoked; log in again.",
+    LOGIN_TIMEOUT: "Nobody logged in in time.",
+}

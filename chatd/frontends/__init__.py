@@ -1,0 +1,1 @@
+"""Twisted protocols and factories: thin, between a socket and a wire."""

@@ -1,0 +1,231 @@
+"""The front end for HTTP on twisted.web: `POST /api/v1/COMMAND`, `/healthz`, `/readyz`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.resource import Resource
+
+from chatd.dispatcher import Dispatcher
+from chatd.errors import Code, Refused
+from chatd.node import Node
+from chatd.registry import COMMANDS
+from chatd.session import Session
+from chatd.store.accounts import Login, digest, find_api_key
+from chatd.wire.json import JsonWire, bad_request, unknown_command
+
+PLAIN = JsonWire(lambda payload: payload)
+
+_STATUS: dict[Code, int] = {
+    "bad-request": 400,
+    "unknown-command": 404,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "exists": 409,
+    "not-a-member": 403,
+    "muted": 403,
+    "blocked": 403,
+    "conflict": 409,
+    "too-large": 413,
+    "rate-limited": 429,
+    "unavailable": 503,
+    "internal": 500,
+}
+_TOO_LARGE = (
+    b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s"
+)
+
+
+class LimitedRequest(server.Request):
+    """A request whose body is refused once it is over the limit, before it is all there."""
+
+    limit = 0
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(length)
+        if length is not None and length > self.limit:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().handleContentChunk(data)
+        if self.content.tell() > self.limit:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._refused = True
+        refused = Refused("too-large", f"A body has at most {self.limit} bytes.")
+        body = PLAIN.error(None, refused)
+        self.channel.transport.write(_TOO_LARGE % (len(body), body))
+        self.channel.loseConnection()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if not self._refused:
+            super().requestReceived(command, path, version)
+
+
+class Once:
+    """The link of a session that is one request: nothing is sent but the answer."""
+
+    live = False
+    pings = False
+
+    def send(self, data: bytes) -> None:
+        """Nothing."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        """Nothing."""
+
+    def ping(self) -> None:
+        """Nothing."""
+
+    def delivered(self) -> bool:
+        """Nothing can be."""
+        return False
+
+    def hold(self, on: bool) -> None:
+        """Nothing."""
+
+    def finished(self) -> None:
+        """Nothing."""
+
+
+class _Json(Resource):
+    """A resource that answers with JSON."""
+
+    def answer(self, request: server.Request, data: bytes, status: int = 200) -> bytes:
+        request.setResponseCode(status)
+        request.setHeader(b"content-type", b"application/json")
+        request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"x-content-type-options", b"nosniff")
+        return data
+
+    def refuse(self, request: server.Request, refused: Refused) -> bytes:
+        if refused.retry_after is not None:
+            request.setHeader(b"retry-after", b"%d" % max(1, round(refused.retry_after)))
+        if refused.code == "unauthorized":
+            request.setHeader(b"www-authenticate", b"Bearer")
+        return self.answer(request, PLAIN.error(None, refused), _STATUS[refused.code])
+
+
+class NotFound(_Json):
+    """What answers where nothing is."""
+
+    isLeaf = True
+
+    def render(self, request: server.Request) -> bytes:
+        return self.refuse(request, Refused("not-found", "There is nothing here."))
+
+
+class Root(Resource):
+    """The tree of resources."""
+
+    def __init__(self, api: Resource, health: Resource, ready: Resource) -> None:
+        super().__init__()
+        v1 = Resource()
+        v1.putChild(b"v1", api)
+        self.putChild(b"api", v1)
+        self.putChild(b"healthz", health)
+        self.putChild(b"readyz", ready)
+
+    def getChild(self, path: bytes, request: server.Request) -> Resource:
+        return NotFound()
+
+
+class Health(_Json):
+    """Whether the process lives (`ready` None), or may be sent clients."""
+
+    isLeaf = True
+
+    def __init__(self, node: Node | None = None) -> None:
+        super().__init__()
+        self._node = node
+
+    def render_GET(self, request: server.Request) -> bytes:
+        if self._node is not None and self._node.stopping:
+            return self.answer(request, b'{"ok":false}\n', 503)
+        return self.answer(request, b'{"ok":true}\n')
+
+
+class Api(_Json):
+    """`POST /api/v1/COMMAND`: the parameters as a JSON object, `Authorization: Bearer` a
+    user's token or an API key; the result as JSON."""
+
+    isLeaf = True
+
+    def __init__(self, node: Node, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._node = node
+        self._dispatcher = dispatcher
+
+    def render_POST(self, request: server.Request) -> Any:
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+        done = Deferred.fromCoroutine(self._run(request))
+        done.addErrback(self._refused, request)
+        done.addCallback(lambda data: None if gone else _write(request, data))
+        done.addErrback(lambda failure: self._node.log.failure("an answer was lost", failure))
+        return server.NOT_DONE_YET
+
+    def _refused(self, failure: Failure, request: server.Request) -> bytes:
+        if isinstance(failure.value, Refused):
+            return self.refuse(request, failure.value)
+        self._node.log.failure("a request failed", failure)
+        return self.refuse(request, Refused("internal", "The server made a mistake."))
+
+    async def _run(self, request: server.Request) -> bytes:
+        name = b"/".join(request.postpath or ()).decode(errors="replace")
+        if name not in COMMANDS:
+            raise unknown_command(name)
+        call = _decode(name, request.content.read())
+        session = Session(Once(), PLAIN, request.getClientAddress().host, self._node.tick)
+        await self._authorise(session, request.getHeader(b"authorization"))
+        result = await self._dispatcher.call(session, call)
+        return self.answer(request, msgspec.json.encode(result))
+
+    async def _authorise(self, session: Session, header: bytes | None) -> None:
+        if header is None:
+            return
+        scheme, _, secret = header.decode(errors="replace").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise Refused("unauthorized", "Authorization is: Bearer, a token or an API key.")
+        hashed = digest(secret.strip())
+        key = await self._node.store.read(find_api_key, hashed)
+        if key is not None:
+            session.scopes = key.scopes
+            return
+        await self._node.log_in(session, Login(self._node.millis(), token=hashed), replay=False)
+
+
+def _decode(name: str, body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body or b"{}", type=COMMANDS[name].request)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise bad_request(error, name) from error
+
+
+def _write(request: server.Request, data: bytes) -> None:
+    request.write(data)
+    request.finish()
+
+
+def make_site(node: Node, dispatcher: Dispatcher) -> server.Site:
+    """The site of one node."""
+    limits = {"limit": node.limits.body_bytes}
+    site = server.Site(
+        Root(Api(node, dispatcher), Health(), Health(node)),
+        requestFactory=type("Request", (LimitedRequest,), limits),
+    )
+    site.noisy = False
+    return site

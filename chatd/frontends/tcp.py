@@ -1,0 +1,166 @@
+"""The front end for lines over TCP: telnet, nc, programs that can write a line."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Any
+
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from chatd.dispatcher import Dispatcher, Malformed
+from chatd.errors import Refused
+from chatd.frontends.link import TransportLink
+from chatd.node import Node
+from chatd.session import Session
+from chatd.wire import text
+from chatd.wire.json import JsonWire
+from chatd.wire.text import TextWire
+
+TEXT = TextWire()
+JSON_LINES = JsonWire(lambda payload: payload + b"\n")
+
+_GOODBYE = 2.0  # seconds until a connection that does not close is dropped
+
+# RFC 854: IAC, then WILL, WONT, DO, DONT and an option; or SB … IAC SE; or one more byte.
+_TELNET = re.compile(
+    rb"\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[^\xfa-\xfe])", re.DOTALL
+)
+
+
+class LineProtocol(TransportLink):
+    """Cuts the bytes into lines; a line is a request."""
+
+    pings = False
+    _rest = b""
+    _closing: Any = None
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        keep_alive(transport, self.node)
+        self.opened(TEXT)
+
+    def dataReceived(self, data: bytes) -> None:
+        data = self._rest + data
+        if b"\xff" in data:
+            data = _TELNET.sub(b"", data)
+        *lines, self._rest = data.split(b"\n")
+        limit = self.node.limits.line_bytes
+        for line in lines:
+            if self.session is None or self._closing is not None:
+                return
+            if len(line) > limit:
+                self._too_long()
+                return
+            self._line(line)
+        if len(self._rest) > limit and self._closing is None:
+            self._too_long()
+
+    def _line(self, line: bytes) -> None:
+        session = self.session
+        assert session is not None
+        line = line.removesuffix(b"\r")
+        if not line:
+            return
+        try:
+            words = line.decode()
+        except UnicodeDecodeError as error:
+            self._receive(Malformed(None, _not_utf8(error)))
+            return
+        if words.startswith("{"):
+            self.dispatcher.receive(session, text.decode(words), JSON_LINES)
+        elif words in _MODES:
+            session.wire = _MODES[words]
+            self._receive(text.decode("/ping"))
+        elif words == "/quit":
+            self._finish(session)
+        else:
+            self._receive(text.decode(words))
+
+    def _receive(self, request: Any) -> None:
+        assert self.session is not None
+        self.dispatcher.receive(self.session, request, TEXT)
+
+    def _too_long(self) -> None:
+        limit = self.node.limits.line_bytes
+        refused = Refused("too-large", f"A line has at most {limit} bytes.")
+        assert self.session is not None
+        self.node.hub.send(self.session, TEXT.error(None, refused))
+        self._end()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
+        self.lost()
+
+    def readConnectionLost(self) -> None:
+        self.input_ended()
+        if self.session is not None:
+            self._finish(self.session)
+
+    def _finish(self, session: Session) -> None:
+        """Answers what was asked, then closes."""
+        session.finishing = True
+        if self.dispatcher.idle(session):
+            self._end()
+
+    # -- session.Link
+
+    def close(self, code: int, reason: str) -> None:
+        session = self.session
+        if session is not None and self._closing is None:
+            event = {"event": "closing", "code": code, "reason": reason}
+            self.node.hub.send(session, session.wire.event(event))
+        self._end()
+
+    def ping(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        if self.session is not None:
+            self.session.heard = self.node.tick  # it reads; it has no other sign of life
+        super().resumeProducing()
+
+    def finished(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._closing is None:
+            transport: Any = self.transport
+            self.node.hub.flush()
+            transport.loseConnection()
+            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
+
+
+_MODES = {"/json on": JSON_LINES, "/json off": TEXT}
+
+
+def _not_utf8(error: UnicodeDecodeError) -> Refused:
+    return Refused("bad-request", f"A line is UTF-8; byte {error.start + 1} of this one is not.")
+
+
+def keep_alive(transport: Any, node: Node) -> None:
+    """Lets the kernel find peers that are gone, where the wire has no ping: probes on a quiet
+    connection, a deadline on an unanswered write."""
+    try:
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        handle = transport.getHandle()
+        interval, timeout = int(node.pulse.interval) or 1, int(node.pulse.timeout) or 1
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval)
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, timeout // 3))
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        deadline = int((node.pulse.interval + node.pulse.timeout) * 1000)
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, deadline)
+    except (AttributeError, OSError):
+        pass  # not TCP itself: a Unix socket, TLS, a test's transport
+
+
+class LineFactory(Factory):
+    """Makes the protocols for one node."""
+
+    noisy = False
+
+    def __init__(self, node: Node, dispatcher: Dispatcher) -> None:
+        self.protocol = type("Lines", (LineProtocol,), {"node": node, "dispatcher": dispatcher})

@@ -1,0 +1,167 @@
+"""The front end for browsers: JSON over WebSocket (RFC 6455), by Autobahn.
+
+Autobahn's defaults are open and its way to set options costs two thirds of an accept; here
+every option is a class attribute, all limits are set, and what the handshake leaves behind is
+dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import txaio
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+
+from chatd.dispatcher import Dispatcher, Malformed
+from chatd.errors import Refused
+from chatd.frontends.link import TransportLink
+from chatd.node import Node
+from chatd.wire.json import JsonWire, decode
+
+_PING = b"\x89\x00"
+_CLOSE_SECONDS = 2.0  # for the peer to answer a close
+
+
+def frame(payload: bytes) -> bytes:
+    """An unmasked text frame (RFC 6455 §5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 2**16:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+FRAMES = JsonWire(frame)
+
+_BINARY = Malformed(None, Refused("bad-request", "A request is a text frame, not a binary one."))
+
+
+class ChatProtocol(TransportLink, WebSocketServerProtocol):
+    """One browser's connection; a text frame is a request."""
+
+    pings = True
+    CONFIG_ATTRS: ClassVar[tuple[str, ...]] = ()
+    logOctets = logFrames = trackTimings = False
+    utf8validateIncoming = applyMask = True
+    autoFragmentSize = 0
+    failByDrop = False  # say why before closing
+    echoCloseCodeReason = False
+    openHandshakeTimeout = 0  # the whole head is there before this protocol is made
+    closeHandshakeTimeout = _CLOSE_SECONDS
+    tcpNoDelay = True
+    autoPingInterval = autoPingTimeout = 0  # the heartbeat does it for all sessions
+    autoPingSize = 12
+    autoPingRestartOnAnyTraffic = True
+    versions: ClassVar[list[int]] = [8, 13]
+    webStatus = False
+    requireMaskedClientFrames = True
+    maskServerFrames = False
+    serveFlashSocketPolicy = False
+    flashSocketPolicy = ""
+    allowedOrigins: ClassVar[list[str]] = ["*"]  # onConnect decides
+    allowedOriginsPatterns: ClassVar[list[str]] = ["*"]
+    allowNullOrigin = True
+    maxConnections = 0
+    trustXForwardedFor = 0
+    origins: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def perMessageCompressionAccept(offers: Any) -> None:
+        """Takes none: a compressor costs 90 KB per connection, and spoils encode-once."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        self.peer = str(transport.getPeer())
+        try:
+            transport.setTcpNoDelay(True)
+        except (AttributeError, OSError):
+            pass  # a Unix socket
+        self._connectionMade()
+
+    def onConnect(self, request: ConnectionRequest) -> None:
+        if request.origin and not _allowed(request.origin, request.headers, self.origins):
+            raise ConnectionDeny(403, "This origin may not connect; see listen.origins.")
+
+    def onOpen(self) -> None:
+        self.http_headers = self.http_request_data = self.http_response_data = None
+        self.http_request_params = self.websocket_extensions = None
+        self._transport_details = None
+        self.opened(FRAMES)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._dataReceived(data)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if self.session is not None and self.state == self.STATE_OPEN:
+            request = _BINARY if isBinary else decode(payload)
+            self.dispatcher.receive(self.session, request, FRAMES)
+
+    def onPing(self, payload: bytes) -> None:
+        self._heard()
+        self.sendPong(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        self._heard()
+        if self.session is not None:
+            self.node.cursors.answered(self.session)
+
+    def _heard(self) -> None:
+        if self.session is not None:
+            self.session.heard = self.node.tick
+
+    def onCloseFrame(self, code: int, reasonRaw: bytes) -> Any:
+        self.input_ended()
+        return super().onCloseFrame(code, reasonRaw)
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        self._connectionLost(reason)
+        self.lost()
+
+    def onClose(self, wasClean: bool, code: Any, reason: Any) -> None:
+        pass
+
+    # -- session.Link
+
+    def close(self, code: int, reason: str) -> None:
+        self.node.hub.flush()
+        self.sendClose(code, reason)
+
+    def ping(self) -> None:
+        self.send(_PING)
+
+    def finished(self) -> None:
+        pass
+
+
+def _allowed(origin: str, headers: Any, origins: tuple[str, ...]) -> bool:
+    """Whether a page of this origin may connect: one of chatd's own host, or a listed one."""
+    if "*" in origins or origin in origins:
+        return True
+    return urlsplit(origin).netloc.lower() == headers.get("host", "").strip().lower()
+
+
+class ChatFactory(WebSocketServerFactory):
+    """Makes the protocols for one node."""
+
+    noisy = False
+
+    def __init__(
+        self, reactor: Any, node: Node, dispatcher: Dispatcher, origins: tuple[str, ...]
+    ) -> None:
+        txaio.use_twisted()
+        txaio.config.loop = reactor
+        super().__init__(reactor=reactor, server="chatd")
+        self.protocol = type(
+            "WebSocket",
+            (ChatProtocol,),
+            {
+                "node": node,
+                "dispatcher": dispatcher,
+                "origins": origins,
+                "maxFramePayloadSize": node.limits.frame_bytes,
+                "maxMessagePayloadSize": node.limits.frame_bytes,
+            },
+        )

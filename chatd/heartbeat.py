@@ -1,0 +1,104 @@
+"""One timer for the whole node: it finds dead peers, moves cursors, does the housekeeping.
+
+Each beat visits a slice of the sessions, so that each is visited once a tick, which is a
+second. Liveness comes from bytes received, never from writes that a kernel swallowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from chatd.errors import LOGIN_TIMEOUT
+from chatd.node import Node
+from chatd.session import Session
+from chatd.store.accounts import forget_expired
+
+BEATS = 10  # in a tick
+_CLEANING = 600  # ticks between two cleanings of the tables
+
+
+class Heartbeat:
+    """Visits the sessions; `feed_watchdog` is called after each tick that came through."""
+
+    _log = Logger()
+
+    def __init__(self, node: Node, feed_watchdog: Callable[[], None]) -> None:
+        self._node = node
+        self._feed_watchdog = feed_watchdog
+        # A visit comes up to a tick late, and the limits are promises.
+        self._interval = max(1, math.ceil(node.pulse.interval) - 1)
+        self._timeout = max(1, math.ceil(node.pulse.timeout) - 1)
+        self._login = max(1, math.ceil(node.limits.login_seconds))
+        self._beats = 0
+        self._round: list[Session] = []
+        self._loop = LoopingCall(self._beat)
+        self._loop.clock = node.clock
+
+    def start(self) -> None:
+        """Begins to beat."""
+        self._loop.start(1 / BEATS, now=False).addErrback(
+            lambda failure: self._log.failure("the heartbeat stopped", failure)
+        )
+
+    def stop(self) -> None:
+        """Beats no more."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def _beat(self) -> None:
+        try:
+            self.beat()
+        except Exception:  # it would end the LoopingCall for good
+            self._log.failure("a heartbeat failed")
+
+    def beat(self) -> None:
+        """Visits the next slice of the sessions, and at a tick's end keeps house."""
+        if not self._beats % BEATS:
+            self._round = list(self._node.hub.sessions)
+        for session in self._round[self._beats % BEATS :: BEATS]:
+            if not session.ended:
+                self._visit(session)
+        self._beats += 1
+        if not self._beats % BEATS:
+            self._keep_house()
+
+    def _keep_house(self) -> None:
+        node = self._node
+        node.tick += 1
+        node.cursors.save()
+        node.guesses.forget_full()
+        if node.tick % _CLEANING == 1:
+            node.spawn("cleaning", self._clean())
+        self._feed_watchdog()
+
+    async def _clean(self) -> None:
+        await self._node.store.write(forget_expired, self._node.millis())
+
+    def _visit(self, session: Session) -> None:
+        node, link = self._node, session.link
+        if session.user is None and node.tick - session.since > self._login:
+            link.close(LOGIN_TIMEOUT, "Nobody logged in in time.")
+            return
+        node.backlog.feed(session)  # for one whose last page could not be read
+        if session.held:
+            session.heard = node.tick  # it is we who do not listen
+        silence = node.tick - session.heard
+        if not link.pings:
+            self._visit_mute(session, silence)
+        elif silence >= self._interval + self._timeout:
+            link.abort()
+        elif silence >= self._interval and session.pinged <= session.heard:
+            session.pinged = node.tick
+            node.cursors.ask(session)
+            link.ping()
+
+    def _visit_mute(self, session: Session, silence: int) -> None:
+        """For a client that has no answer to a ping: what its kernel has acknowledged counts,
+        and whether it empties its buffer."""
+        self._node.cursors.prove(session)
+        if session.paused and silence >= self._interval + self._timeout:
+            session.link.abort()

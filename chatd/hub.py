@@ -1,0 +1,204 @@
+"""Who is connected to this node, and the fan-out of events to them.
+
+A room's audience is derived: the sessions in a group's set, or those of the two users of a
+direct room. An event is encoded once for each wire; what one turn of the event loop has for
+a session leaves in one send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from chatd.model import Entry, Membership, Party, Room
+from chatd.session import Session, User, Wire
+
+
+class Clock(Protocol):
+    """What of the reactor the hub needs."""
+
+    def callLater(self, delay: float, call: Callable[..., Any], *args: Any) -> Any: ...
+
+
+class Hub:
+    """The sessions of this node, by user and by group."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.sessions: set[Session] = set()
+        self._users: dict[int, User] = {}
+        self._groups: dict[int, dict[Session, None]] = {}
+        self._unsent: list[Session] = []
+        self._entering = 0
+        self._moved: set[int] = set()
+        self._dissolved: set[int] = set()
+
+    # -- coming and going
+
+    def open(self, session: Session) -> None:
+        """A client has connected."""
+        self.sessions.add(session)
+
+    def close(self, session: Session) -> None:
+        """The connection is gone."""
+        session.ended = True
+        self.sessions.discard(session)
+        self.leave(session)
+
+    @contextmanager
+    def entering(self) -> Iterator[Callable[[int], bool]]:
+        """Around a login's look at the database. Gives `moved(user_id)`: whether a membership
+        of the user changed since it was asked last, so that what was read may be old."""
+        self._entering += 1
+        try:
+            yield self._has_moved
+        finally:
+            self._entering -= 1
+            if not self._entering:
+                self._moved.clear()
+
+    def _has_moved(self, user_id: int) -> bool:
+        moved = user_id in self._moved
+        self._moved.discard(user_id)
+        return moved
+
+    def enter(self, session: Session, party: Party, memberships: Iterable[Membership]) -> User:
+        """The session's client has proved to be that user."""
+        user = self._users.get(party.id)
+        if user is None:
+            user = self._users[party.id] = User(party)
+        user.sessions.append(session)
+        session.user = user
+        user.groups = {m.room.id: m.role for m in memberships if m.room.id not in self._dissolved}
+        for room_id in user.groups:
+            self._groups.setdefault(room_id, {})[session] = None
+        return user
+
+    def leave(self, session: Session) -> None:
+        """The session's client is nobody again."""
+        user = session.user
+        if user is None:
+            return
+        session.user = None
+        session.behind = None
+        session.loading = False
+        session.unproved = session.asked = None
+        user.sessions.remove(session)
+        for room_id in user.groups:
+            self._drop(room_id, session)
+        if not user.sessions:
+            del self._users[user.id]
+
+    def user(self, user_id: int) -> User | None:
+        """The user, if online here."""
+        return self._users.get(user_id)
+
+    def _drop(self, room_id: int, session: Session) -> None:
+        group = self._groups.get(room_id)
+        if group is None:
+            return
+        group.pop(session, None)
+        if not group:
+            del self._groups[room_id]
+
+    # -- membership follows the log
+
+    def join(self, member: Membership, user_id: int) -> None:
+        """A user has become a member of a group."""
+        self._note_move(user_id)
+        user = self._users.get(user_id)
+        if user is None:
+            return
+        user.groups[member.room.id] = member.role
+        group = self._groups.setdefault(member.room.id, {})
+        group.update(dict.fromkeys(user.sessions))
+
+    def part(self, room_id: int, user_id: int) -> None:
+        """A user is no member any more."""
+        self._note_move(user_id)
+        user = self._users.get(user_id)
+        if user is None or user.groups.pop(room_id, None) is None:
+            return
+        user.peers = None
+        for session in user.sessions:
+            self._drop(room_id, session)
+            if session.behind is not None:
+                session.behind.pop(room_id, None)
+
+    def dissolve(self, room_id: int) -> None:
+        """A group is no more."""
+        self._dissolved.add(room_id)
+        for session in self._groups.pop(room_id, ()):
+            if session.user is not None:
+                session.user.groups.pop(room_id, None)
+                session.user.peers = None
+
+    def _note_move(self, user_id: int) -> None:
+        if self._entering:
+            self._moved.add(user_id)
+
+    # -- sending
+
+    def audience(self, room: Room) -> Iterable[Session]:
+        """The sessions that get what happens in a room."""
+        if room.low is None or room.high is None:
+            return self._groups.get(room.id, ())
+        low, high = self._users.get(room.low.id), self._users.get(room.high.id)
+        if low is high or high is None:
+            return low.sessions if low else ()
+        return [*low.sessions, *high.sessions] if low else high.sessions
+
+    def fan_out(
+        self, room: Room, entries: Sequence[Entry], origins: Sequence[Session | None]
+    ) -> None:
+        """Writes consecutive entries of a room to its audience, but each not to the session
+        it came from, nor to those that get it from the log."""
+        events = [entry.event() for entry in entries]
+        frames: dict[Wire, list[bytes]] = {}
+        joined: dict[Wire, bytes] = {}
+        last = entries[-1].seq
+        for session in self.audience(room):
+            wire = session.wire
+            if wire not in joined:
+                frames[wire] = [wire.event(event) for event in events]
+                joined[wire] = b"".join(frames[wire])
+            if session.behind is None and session not in origins:
+                self.send(session, joined[wire])
+            elif not self._send_wanted(session, room, entries, origins, frames[wire]):
+                continue
+            session.wrote(room.id, last)
+
+    def _send_wanted(
+        self,
+        session: Session,
+        room: Room,
+        entries: Sequence[Entry],
+        origins: Sequence[Session | None],
+        frames: Sequence[bytes],
+    ) -> bool:
+        """Sends those frames that the session is to get live; whether it is up to date then."""
+        level = True
+        for entry, origin, frame in zip(entries, origins, frames, strict=True):
+            level = session.behind is None or not session.holds_back(room, entry.seq)
+            if level and origin is not session:
+                self.send(session, frame)
+        return level
+
+    def send(self, session: Session, data: bytes) -> None:
+        """Adds to what leaves for the session at the end of the turn."""
+        if session.outbox is not None:
+            session.outbox.append(data)
+            return
+        session.outbox = [data]
+        if not self._unsent:
+            self._clock.callLater(0, self.flush)
+        self._unsent.append(session)
+
+    def flush(self) -> None:
+        """Sends what this turn of the event loop has for the sessions."""
+        unsent, self._unsent = self._unsent, []
+        for session in unsent:
+            outbox, session.outbox = session.outbox, None
+            if outbox and not session.ended:
+                session.link.send(outbox[0] if len(outbox) == 1 else b"".join(outbox))

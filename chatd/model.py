@@ -1,0 +1,135 @@
+"""Values that every part shares: names, addresses, rooms, entries, results."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from chatd.errors import Refused
+
+# C0 and C1 controls and DEL but for tab, LF and CR: nothing of them is text, and ESC, NUL
+# or CSI would act on somebody's terminal.
+TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*\Z"
+LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+
+Seq = Annotated[int, Meta(ge=0, le=2**63 - 1, description="number of an entry in its room")]
+Millis = Annotated[int, Meta(ge=0, le=2**53, description="milliseconds since 1970 UTC")]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^[@#][^\x00-\x20\x7f-\x9f]+\Z", max_length=65, description="@user or #group"),
+]
+Name = Annotated[str, Meta(min_length=1, max_length=64, description="1-32 letters, digits, _ - .")]
+Group = Annotated[str, Meta(min_length=1, max_length=65, description="#group, or its bare name")]
+# `rest`: where a person types it last, it takes the rest of the line.
+Text = Annotated[
+    str,
+    Meta(min_length=1, pattern=TEXT_PATTERN, description="the text", extra={"rest": True}),
+]
+Title = Annotated[
+    str,
+    Meta(max_length=128, pattern=LINE_PATTERN, description="one line", extra={"rest": True}),
+]
+Display = Annotated[
+    str, Meta(max_length=64, pattern=LINE_PATTERN, description="the name that people see")
+]
+Password = Annotated[str, Meta(min_length=1, max_length=256, description="the password")]
+Secret = Annotated[str, Meta(min_length=1, max_length=4096, description="a token or key")]
+Key = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=LINE_PATTERN,
+        description="the sender's idempotency key: a repeat gets the first answer",
+    ),
+]
+Role = Literal["owner", "admin", "member"]
+Kind = Literal["direct", "group", "inbox"]
+
+_NAME_PUNCTUATION = frozenset("_-.")
+_NAME_MARKS = frozenset(("Mn", "Mc"))  # the vowel signs of many scripts are marks
+_NAME_CHARS = 32
+
+
+def _allowed(char: str) -> bool:
+    return char.isalnum() or char in _NAME_PUNCTUATION or unicodedata.category(char) in _NAME_MARKS
+
+
+def normalise(name: str) -> str:
+    """The name as it is kept and shown: NFKC. Raises `Refused` if it cannot be a name."""
+    shown = unicodedata.normalize("NFKC", name)
+    if not 1 <= len(shown) <= _NAME_CHARS or not all(map(_allowed, shown)):
+        raise Refused(
+            "bad-request", "A name is 1 to 32 letters, digits, '_', '-' or '.', of any script."
+        )
+    if unicodedata.category(shown[0]) in _NAME_MARKS:
+        raise Refused("bad-request", "A name begins with a letter, a digit, '_', '-' or '.'.")
+    return shown
+
+
+def fold(name: str) -> str:
+    """The form of a normalised name under which it is unique, without regard to case."""
+    return unicodedata.normalize("NFKC", name.casefold())
+
+
+def group_name(group: str) -> str:
+    """The normalised name in `#group` or `group`."""
+    return normalise(group.removeprefix("#"))
+
+
+class Party(Struct, frozen=True):
+    """A user, as a room or an entry names it."""
+
+    id: int
+    name: str
+
+
+class Room(Struct, frozen=True):
+    """A conversation: direct (`low` and `high` are the two users, smaller id first), a
+    group (`name`), or an inbox (`low` and `high` are its user)."""
+
+    id: int
+    kind: Kind
+    name: str = ""
+    title: str = ""
+    low: Party | None = None
+    high: Party | None = None
+
+    def address_from(self, sender_id: int) -> str:
+        """Where an entry by `sender_id` goes, in absolute terms: `#group` or `@other`."""
+        if self.low is None or self.high is None:
+            return f"#{self.name}"
+        return f"@{self.high.name if sender_id == self.low.id else self.low.name}"
+
+
+class Entry(Struct, frozen=True):
+    """One numbered element of a room's log. `body` holds what its kind adds, such as
+    `text`."""
+
+    room_id: int
+    seq: int
+    kind: str
+    to: str
+    sender: Party
+    at: int
+    body: dict[str, Any]
+
+    def event(self) -> dict[str, Any]:
+        """The event that tells of the entry, as PROTOCOL's JSON has it."""
+        return {
+            "event": self.kind,
+            "to": self.to,
+            "seq": self.seq,
+            "from": self.sender.name,
+            "at": self.at,
+            **self.body,
+        }
+
+
+class Membership(Struct, frozen=True):
+    """A user's place in a group."""
+
+    room: Room
+    role: Role

@@ -1,0 +1,257 @@
+"""One daemon process: the services a command may use, and what ties them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby
+from random import random
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chatd.auth import Passwords, SiteTokens, Throttle
+from chatd.backlog import Backlog
+from chatd.cursors import Cursors
+from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused
+from chatd.hub import Hub
+from chatd.model import Membership, Party, Room, fold, normalise
+from chatd.session import Session, User
+from chatd.settings import Accounts, Heartbeat, Limits
+from chatd.store import accounts
+from chatd.store.accounts import Account, Login
+from chatd.store.dialects import Dialect
+from chatd.store.log import Draft, Effect, Keys, Stored
+from chatd.store.rooms import find_group, find_pair, make_pair
+from chatd.store.store import Store
+
+_PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
+_RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
+_GOODBYE = 2.0  # seconds that clients get to answer a close
+_GOODBYE_STEP = 0.05
+
+
+class Node:
+    """The services: `store`, `hub`, `backlog`, `cursors`, `passwords`, `site_tokens` (None
+    where JWT logins are off) and `guesses`; `now()` is the wall clock in seconds."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        now: Callable[[], float],
+        dialect: Dialect,
+        connections: int,
+        accounts_settings: Accounts,
+        limits: Limits,
+        pulse: Heartbeat,
+        site_tokens: SiteTokens | None = None,
+    ) -> None:
+        self.clock: IReactorTime = reactor
+        self.now = now
+        self.accounts = accounts_settings
+        self.limits = limits
+        self.pulse = pulse
+        self.site_tokens = site_tokens
+        self.hub = Hub(reactor)
+        self.store = Store(reactor, dialect, connections, self.publish)
+        self.backlog = Backlog(self.store, self.hub, self.spawn)
+        self.cursors = Cursors(self.store, self.spawn)
+        self.passwords = Passwords(reactor)
+        guesses = limits.passwords_per_minute
+        self.guesses = Throttle({"account": guesses, "address": guesses * 10}, now)
+        self.keys = Keys()
+        self.tick = 0
+        self.stopping = False
+
+    # -- life
+
+    def start(self) -> None:
+        """Starts the threads that the services need."""
+        self.store.start()
+        self.passwords.start()
+
+    async def stop(self) -> None:
+        """Tells the clients, finishes and answers what they asked, closes them, then the
+        store."""
+        self.stopping = True
+        for session in self.hub.sessions:
+            event = {"event": "going-away", "retry_after": round(random() * _RETRY_AFTER, 2)}
+            self.hub.send(session, session.wire.event(event))
+        await self.store.idle()
+        self.hub.flush()
+        for session in list(self.hub.sessions):
+            self.cursors.prove(session)
+            session.link.close(SERVICE_RESTART, "The server restarts.")
+        for _ in range(int(_GOODBYE / _GOODBYE_STEP)):
+            if not self.hub.sessions:
+                break
+            await deferLater(self.clock, _GOODBYE_STEP)
+        for session in list(self.hub.sessions):
+            session.link.abort()
+        self.cursors.save()
+        await self.store.stop()
+        self.passwords.stop()
+
+    def spawn(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        """Runs something that nobody waits for; a fault is logged."""
+        Deferred.fromCoroutine(work).addErrback(
+            lambda failure: self.log.failure("{what} failed", failure, what=what)
+        )
+
+    # -- people
+
+    async def log_in(self, session: Session, login: Login, replay: bool) -> Account:
+        """Makes the session its user's. A session with a link gets events from here on,
+        with `replay` beginning behind the user's delivered cursors."""
+        with self.hub.entering() as moved:
+            account = await self.store.log_in(login)
+            user, memberships = account.user, account.memberships
+            if replay:
+                await self.cursors.saved(user.id)
+            while moved(user.id):
+                fresh = await self.store.read(accounts.memberships, {user.id})
+                memberships = fresh.get(user.id, ())
+            if session.ended or session.user is not None:
+                raise Refused("conflict", "The session ended, or was logged in meanwhile.")
+            session.token = login.token or login.issue
+            if not session.link.live:
+                session.user = User(user, {m.room.id: m.role for m in memberships})
+                return account
+            if replay:
+                self.backlog.begin(session)
+            self.hub.enter(session, user, memberships)
+        if replay:
+            self.backlog.replay(session)
+        return account
+
+    def close_sessions(self, user_id: int, token: bytes | None, but: Session) -> None:
+        """Closes the user's sessions that logged in with a token, or all, but one."""
+        user = self.hub.user(user_id)
+        for session in list(user.sessions if user else ()):
+            if session is not but and (token is None or session.token == token):
+                session.link.close(LOGGED_OUT, "The session was logged out.")
+
+    # -- rooms
+
+    async def room(self, user: User, address: str, create: bool = False) -> Room | None:
+        """The room at an address, as `user` means it; for `@name` None where the two never
+        spoke, unless it is to be made. Raises `Refused` of `not-found`, or of `not-a-member`
+        for a group that the user is not in."""
+        room = user.peers.get(address) if user.peers else None
+        if room is None:
+            room = await self._find_room(user, address, create)
+        if room is None:
+            return None
+        if room.kind == "group" and room.id not in user.groups:
+            raise Refused("not-a-member", f"You are not in #{room.name}.")
+        if user.peers is None or len(user.peers) >= _PEERS_KEPT:
+            user.peers = {}
+        user.peers[address] = room
+        return room
+
+    async def _find_room(self, user: User, address: str, create: bool) -> Room | None:
+        name = normalise(address[1:])
+        if address.startswith("#"):
+            return await self.group(name)
+        other = user.party if fold(name) == fold(user.name) else await self.find_user(name)
+        room = await self.store.read(find_pair, user.party, other)
+        if room is None and create:
+            room = await self.store.write(make_pair, user.party, other, self.millis())
+        return room
+
+    async def group(self, name: str) -> Room:
+        """The group of a normalised name. Raises `Refused` of `not-found`."""
+        room = await self.store.read(find_group, name)
+        if room is None:
+            raise Refused("not-found", f"There is no group #{name}.")
+        return room
+
+    async def find_user(self, name: str) -> Party:
+        """The user of a normalised name. Raises `Refused` of `not-found`."""
+        party = await self.store.read(accounts.find_user, name)
+        if party is None:
+            raise Refused("not-found", f"There is no user @{name}.")
+        return party
+
+    def millis(self) -> int:
+        """The time in ms since 1970 UTC."""
+        return int(self.now() * 1000)
+
+    def append(
+        self,
+        session: Session,
+        user: User,
+        room: Room,
+        kind: str,
+        body: dict[str, Any],
+        key: str | None = None,
+        effect: Effect | None = None,
+    ) -> Deferred[Stored]:
+        """Puts an entry into the room's log; it fans out when it has committed."""
+        return self.store.append(
+            Draft(
+                room=room,
+                sender=user.party,
+                kind=kind,
+                body=body,
+                encoded=msgspec.json.encode(body).decode(),
+                key=key.encode() if key else self.keys(),
+                at=self.millis(),
+                origin=session,
+                effect=effect,
+            )
+        )
+
+    def publish(self, stored: Sequence[tuple[Draft, int]]) -> None:
+        """Fans out what a batch stored, room by room, in the order of the log."""
+        by_room: dict[int, list[tuple[Draft, int]]] = {}
+        for draft, seq in stored:
+            by_room.setdefault(draft.room.id, []).append((draft, seq))
+        for pairs in by_room.values():
+            for membership, run in groupby(pairs, lambda pair: pair[0].kind in _MEMBERSHIP):
+                if not membership:
+                    self._fan_out(list(run))
+                    continue
+                for pair in run:
+                    self._apply(pair)
+        # What the batch's own senders are told leaves with it.
+        self.clock.callLater(0, self.hub.flush)
+
+    def _fan_out(self, pairs: Sequence[tuple[Draft, int]]) -> None:
+        entries = [draft.entry(seq) for draft, seq in pairs]
+        self.hub.fan_out(pairs[0][0].room, entries, [draft.origin for draft, _ in pairs])
+
+    def _apply(self, pair: tuple[Draft, int]) -> None:
+        draft = pair[0]
+        if draft.kind == "joined":
+            self.hub.join(Membership(draft.room, "member"), draft.sender.id)
+        self._fan_out([pair])
+        if draft.kind == "left":
+            self.hub.part(draft.room.id, draft.sender.id)
+        if draft.kind == "dissolved":
+            self.hub.dissolve(draft.room.id)
+
+
+_MEMBERSHIP = frozenset(("joined", "left", "dissolved"))
+
+
+class Context:
+    """What a command gets: the session that asks, and the node."""
+
+    __slots__ = ("node", "session")
+
+    def __init__(self, node: Node, session: Session) -> None:
+        self.node = node
+        self.session = session
+
+    @property
+    def user(self) -> User:
+        """Who asks. Raises `Refused` of `unauthorized` where nobody is logged in."""
+        if self.session.user is None:
+            raise Refused("unauthorized", "Log in first.")
+        return self.session.user

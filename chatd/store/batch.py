@@ -1,0 +1,144 @@
+"""Group commit: items that arrive while a batch runs share the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.errors import Refused, Unavailable
+from chatd.store.connection import Connection
+from chatd.store.pool import Pool
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_WAITING = 20_000  # items; a second of the highest load measured
+
+
+class Clock(Protocol):
+    """What of the reactor a batch needs."""
+
+    def callLater(self, delay: float, call: Callable[..., Any], *args: Any) -> Any: ...
+
+
+class Batcher(Generic[Item, Result]):
+    """One batch at a time goes to the database.
+
+    `work(connection, items)` runs in a thread of the pool, never twice at once, and returns
+    one result, or `Refused`, for each item; it may be run again. `publish(pairs)` gets what
+    succeeded, in order, before those who wait are told.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: Clock,
+        pool: Pool,
+        work: Callable[[Connection, Sequence[Item]], Sequence[Result | Refused]],
+        publish: Callable[[list[tuple[Item, Result]]], None] = lambda pairs: None,
+        size: Callable[[Item], int] = lambda item: 1,
+        most: int = 500,
+        most_size: int = 4 * 2**20,
+    ) -> None:
+        self._clock = clock
+        self._pool = pool
+        self._work = work
+        self._publish = publish
+        self._size = size
+        self._most = most
+        self._most_size = most_size
+        self._waiting: list[tuple[Item, Deferred[Result]]] = []
+        self._running = False
+        self._idle: list[Deferred[None]] = []
+        self._unpublished: list[Deferred[None]] = []
+
+    def submit(self, item: Item) -> Deferred[Result]:
+        """Puts an item into the next batch, which begins at the end of the reactor's turn if
+        none runs. Raises `Unavailable` when too many wait."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise Unavailable("The server cannot keep up with its database. Try again.")
+        done: Deferred[Result] = Deferred()
+        self._waiting.append((item, done))
+        if not self._running:
+            self._running = True
+            self._clock.callLater(0, self._next)
+        return done
+
+    def published(self) -> Deferred[None]:
+        """Fires when all that the database holds now has been published."""
+        done: Deferred[None] = Deferred()
+        if self._running:
+            self._unpublished.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def idle(self) -> Deferred[None]:
+        """Fires when all that was submitted is done."""
+        done: Deferred[None] = Deferred()
+        if self._running:
+            self._idle.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def _next(self) -> None:
+        if not self._waiting:
+            self._running = False
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+            return
+        batch = self._cut()
+        Deferred.fromCoroutine(self._run(batch)).addErrback(self._failed)
+
+    def _cut(self) -> list[tuple[Item, Deferred[Result]]]:
+        total = count = 0
+        for item, _ in self._waiting[: self._most]:
+            total += self._size(item)
+            if count and total > self._most_size:
+                break
+            count += 1
+        batch = self._waiting[:count]
+        del self._waiting[:count]
+        return batch
+
+    async def _run(self, batch: list[tuple[Item, Deferred[Result]]]) -> None:
+        results = await self._results([item for item, _ in batch])
+        self._next()  # the database works while what it stored is told
+        stored = [
+            (item, result)
+            for (item, _), result in zip(batch, results, strict=True)
+            if not isinstance(result, Refused)
+        ]
+        try:
+            self._publish(stored)
+        except Exception:  # a fault in telling must not take the answers with it
+            self._log.failure("publishing failed")
+        for (_, done), result in zip(batch, results, strict=True):
+            if isinstance(result, Refused):
+                done.errback(Failure(result))
+            else:
+                done.callback(result)
+        published, self._unpublished = self._unpublished, []
+        for waiter in published:
+            waiter.callback(None)
+
+    async def _results(self, items: list[Item]) -> Sequence[Result | Refused]:
+        try:
+            return await self._pool.run(lambda connection: self._work(connection, items))
+        except Refused as refused:
+            return [refused] * len(items)
+        except Exception:  # whatever the database raised: nobody else may suffer for one item
+            if len(items) > 1:
+                return [(await self._results([item]))[0] for item in items]
+            self._log.failure("the database refused an item")
+            return [Refused("internal", "The server could not store this.")]
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("a batch was lost", failure)

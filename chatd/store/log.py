@@ -1,0 +1,295 @@
+"""The rooms' logs: entries numbered 1, 2, 3 … without gaps, appended in groups, read in
+ranges.
+
+Numbers are taken optimistically from what is known of a room's end and inserted with one
+statement; the primary key (room_id, seq) and the unique (sender_id, idempotency_key) are the
+arbiters. On a clash the batch locks the rooms' rows, finds repeats, reads the ends, and
+inserts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+
+from chatd.errors import Refused, Unavailable
+from chatd.model import Entry, Party, Room
+from chatd.session import Session
+from chatd.store.batch import Batcher, Clock
+from chatd.store.connection import Connection, Row, marks
+from chatd.store.pool import Pool
+
+Effect = Callable[[Connection, int], None]
+
+_ENDS_KEPT = 200_000  # rooms whose end is remembered: about 20 MB
+_KEYS_AT_ONCE = 100  # SQLite parses an OR chain recursively
+_CLASHES = 20  # how often another node may be faster before we give up
+
+_OWN = b"\0"  # how the server's own keys begin, and no client's can
+
+_INSERT = (
+    "INSERT INTO entries (room_id, seq, sender_id, idempotency_key, at, kind, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_SELECT = (
+    "SELECT e.seq, e.kind, e.sender_id, u.name, e.at, e.body FROM entries e"
+    " LEFT JOIN users u ON u.id = e.sender_id WHERE e.room_id = ?"
+)
+
+
+class Draft(Struct, frozen=True):
+    """An entry on its way into the log.
+
+    `key` is unique with the sender; `at` is in ms; `effect(connection, seq)` changes other
+    tables in the same transaction and may raise `Refused`; `origin` is the session that it
+    came from.
+    """
+
+    room: Room
+    sender: Party
+    kind: str
+    body: dict[str, Any]
+    encoded: str
+    key: bytes
+    at: int
+    origin: Session | None = None
+    effect: Effect | None = None
+
+    def entry(self, seq: int) -> Entry:
+        """The entry that the draft became."""
+        to = self.room.address_from(self.sender.id)
+        return Entry(self.room.id, seq, self.kind, to, self.sender, self.at, self.body)
+
+
+class Stored(Struct, frozen=True, omit_defaults=True):
+    """Where a draft stands in its room's log; `duplicate`: an earlier one with its key does."""
+
+    seq: int
+    at: int
+    duplicate: bool = False
+
+
+class Keys:
+    """Idempotency keys for entries whose sender gave none.
+
+    They are unique over restarts.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = _OWN + os.urandom(8)
+        self._numbers = count()
+
+    def __call__(self) -> bytes:
+        return self._prefix + next(self._numbers).to_bytes(8, "big")
+
+
+class Log:
+    """Appends to the rooms' logs by group commit.
+
+    `publish(pairs)` is called in the reactor's thread with the drafts that were stored now
+    (not with repeats), in the order of their numbers within each room.
+    """
+
+    def __init__(
+        self, clock: Clock, pool: Pool, publish: Callable[[list[tuple[Draft, int]]], None]
+    ) -> None:
+        self._publish = publish
+        self._pending: dict[tuple[int, bytes], list[tuple[Draft, Deferred[Stored]]]] = {}
+        self._batcher: Batcher[Draft, Stored] = Batcher(
+            clock, pool, Writer().write, self._stored, size=lambda draft: len(draft.encoded)
+        )
+        self.idle = self._batcher.idle
+        self.published = self._batcher.published
+
+    def append(self, draft: Draft) -> Deferred[Stored]:
+        """Stores the draft; the result fires after the commit. A repeat of a key gets the
+        first one's place. Fails with `Refused`, of `conflict` where the key was used for
+        another room, `unavailable` where the database does not answer."""
+        if draft.key.startswith(_OWN):
+            return self._batcher.submit(draft)
+        identity = (draft.sender.id, draft.key)
+        followers = self._pending.get(identity)
+        if followers is not None:
+            done: Deferred[Stored] = Deferred()
+            followers.append((draft, done))
+            return done
+        stored = self._batcher.submit(draft)
+        self._pending[identity] = []
+        return stored.addBoth(self._settle, draft)
+
+    def _settle(self, outcome: Any, draft: Draft) -> Any:
+        for follower, done in self._pending.pop((draft.sender.id, draft.key)):
+            if not isinstance(outcome, Stored):
+                done.errback(outcome)
+            elif follower.room.id != draft.room.id:
+                done.errback(_key_conflict())
+            else:
+                done.callback(Stored(outcome.seq, outcome.at, duplicate=True))
+        return outcome
+
+    def _stored(self, pairs: list[tuple[Draft, Stored]]) -> None:
+        fresh = [(draft, stored.seq) for draft, stored in pairs if not stored.duplicate]
+        self._publish(fresh)
+
+
+class Writer:
+    """Numbers and inserts batches.
+
+    It lives in the pool's threads, where one batch runs at a time, and knows the ends of the
+    rooms that it wrote to.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[int, int] = {}
+        self._unsettled: Sequence[Draft] | None = None
+
+    def write(self, connection: Connection, drafts: Sequence[Draft]) -> Sequence[Stored | Refused]:
+        """Stores a batch. Safe to run again after a failure that leaves open whether the
+        commit went through."""
+        # Forgotten first: after a failure it is unknown where these rooms end.
+        ends = {room_id: self._ends.pop(room_id, 0) for room_id in {d.room.id for d in drafts}}
+        again = self._unsettled is drafts
+        self._unsettled = drafts
+        results = _write(connection, drafts, ends, again)
+        self._unsettled = None
+        if len(self._ends) > _ENDS_KEPT:
+            self._ends.clear()
+        for draft, stored in zip(drafts, results, strict=True):
+            if isinstance(stored, Stored) and not stored.duplicate:
+                self._ends[draft.room.id] = stored.seq
+        return results
+
+
+def _write(
+    connection: Connection, drafts: Sequence[Draft], ends: dict[int, int], again: bool
+) -> Sequence[Stored | Refused]:
+    if all(draft.effect is None for draft in drafts):
+        try:
+            return _insert(connection, drafts, ends)
+        except connection.dialect.errors as error:
+            if not connection.dialect.duplicate(error):
+                raise
+    for _ in range(_CLASHES):
+        try:
+            with connection.transaction():
+                return _insert_locked(connection, drafts, again)
+        except connection.dialect.errors as error:
+            if not connection.dialect.duplicate(error):
+                raise
+    raise Unavailable("Too many writers in one room. Try again.")
+
+
+def _insert(
+    connection: Connection, drafts: Sequence[Draft], known: dict[int, int]
+) -> Sequence[Stored]:
+    ends = known | read_ends(connection, {room_id for room_id, end in known.items() if not end})
+    stored = []
+    for draft in drafts:
+        ends[draft.room.id] = seq = ends[draft.room.id] + 1
+        stored.append(Stored(seq, draft.at))
+    connection.insert_all(_INSERT, [_row(d, s.seq) for d, s in zip(drafts, stored, strict=True)])
+    return stored
+
+
+def _insert_locked(
+    connection: Connection, drafts: Sequence[Draft], again: bool
+) -> Sequence[Stored | Refused]:
+    room_ids = sorted({draft.room.id for draft in drafts})
+    connection.all(
+        f"SELECT id FROM rooms WHERE id IN ({marks(room_ids)}) ORDER BY id"
+        + connection.dialect.locking,
+        room_ids,
+    )
+    repeats = _repeats(connection, drafts)
+    ends = read_ends(connection, set(room_ids))
+    results: list[Stored | Refused] = []
+    rows = []
+    for draft in drafts:
+        earlier = repeats.get((draft.sender.id, draft.key))
+        if earlier is not None:
+            results.append(_repeated(draft, *earlier, again))
+            continue
+        seq = ends[draft.room.id] + 1
+        try:
+            if draft.effect is not None:
+                draft.effect(connection, seq)
+        except Refused as refused:
+            results.append(refused)
+            continue
+        ends[draft.room.id] = seq
+        rows.append(_row(draft, seq))
+        results.append(Stored(seq, draft.at))
+    connection.many(_INSERT, rows)
+    return results
+
+
+def _row(draft: Draft, seq: int) -> Row:
+    room_id, sender_id = draft.room.id, draft.sender.id
+    return (room_id, seq, sender_id, draft.key, draft.at, draft.kind, draft.encoded)
+
+
+def _repeats(
+    connection: Connection, drafts: Sequence[Draft]
+) -> dict[tuple[int, bytes], tuple[int, int, int]]:
+    """(room_id, seq, at) of the entries stored under the drafts' keys."""
+    found = {}
+    for start in range(0, len(drafts), _KEYS_AT_ONCE):
+        part = drafts[start : start + _KEYS_AT_ONCE]
+        rows = connection.all(
+            "SELECT sender_id, idempotency_key, room_id, seq, at FROM entries WHERE "
+            + " OR ".join("(sender_id = ? AND idempotency_key = ?)" for _ in part),
+            [value for draft in part for value in (draft.sender.id, draft.key)],
+        )
+        for sender_id, key, *place in rows:
+            found[sender_id, bytes(key)] = (place[0], place[1], place[2])
+    return found
+
+
+def _repeated(draft: Draft, room_id: int, seq: int, at: int, again: bool) -> Stored | Refused:
+    if room_id != draft.room.id:
+        return _key_conflict()
+    # Found by a second try: it is this very draft, whose commit went through unheard.
+    return Stored(seq, at, duplicate=not (again and at == draft.at))
+
+
+def _key_conflict() -> Refused:
+    return Refused("conflict", "The key was used for a message to another address.")
+
+
+def read_ends(connection: Connection, room_ids: set[int]) -> dict[int, int]:
+    """The last seq of each room, 0 where its log is empty."""
+    if not room_ids:
+        return {}
+    rows = connection.all(
+        "SELECT r.id, (SELECT MAX(e.seq) FROM entries e WHERE e.room_id = r.id)"
+        f" FROM rooms r WHERE r.id IN ({marks(room_ids)})",
+        list(room_ids),
+    )
+    return {room_id: end or 0 for room_id, end in rows}
+
+
+def read_after(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
+    """The first `limit` entries after `seq`, oldest first."""
+    rows = connection.all(f"{_SELECT} AND e.seq > ? ORDER BY e.seq LIMIT ?", (room.id, seq, limit))
+    return [_entry(room, row) for row in rows]
+
+
+def read_before(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
+    """The last `limit` entries before `seq`, oldest first."""
+    rows = connection.all(
+        f"{_SELECT} AND e.seq < ? ORDER BY e.seq DESC LIMIT ?", (room.id, seq, limit)
+    )
+    return [_entry(room, row) for row in reversed(rows)]
+
+
+def _entry(room: Room, row: Row) -> Entry:
+    seq, kind, sender_id, name, at, body = row
+    sender = Party(sender_id, name or "")
+    to = room.address_from(sender_id)
+    return Entry(room.id, seq, kind, to, sender, at, msgspec.json.decode(body))

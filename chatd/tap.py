@@ -1,0 +1,225 @@
+"""Puts the daemon together: `twistd chatd` begins here, and here alone is the reactor."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, ClassVar
+
+from twisted.application import strports
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from twisted.python import usage
+
+from chatd import __version__, config, logs, systemd
+from chatd.auth import SiteTokens
+from chatd.config import Config, ConfigError
+from chatd.dispatcher import Dispatcher
+from chatd.frontends.http import make_site
+from chatd.frontends.tcp import LineFactory
+from chatd.frontends.web import WebFactory
+from chatd.frontends.websocket import ChatFactory
+from chatd.heartbeat import Heartbeat
+from chatd.node import Node
+from chatd.store import schema
+from chatd.store.dialects import dialect
+
+_BAD_CONFIG = 78  # sysexits.h: EX_CONFIG; the unit does not restart after it
+_UNAVAILABLE = 69  # EX_UNAVAILABLE
+
+
+class Options(usage.Options):
+    """The command line of `twistd chatd`."""
+
+    synopsis = "[options]"
+    longdesc = "Real-time chat and message push over WebSocket, TCP lines and HTTP."
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["config", "c", None, "the configuration file (TOML); see etc/chatd.toml"],
+        ["state", None, None, "the directory for what is kept"],
+        ["store", None, None, "the database: sqlite:///PATH or mysql://USER:PASSWORD@HOST/NAME"],
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [["check", None, "check the configuration and exit"]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["http"] = []
+        self["tcp"] = []
+
+    def opt_http(self, endpoint: str) -> None:
+        """an endpoint for WebSocket and HTTP, such as tcp:8080; may be repeated"""
+        self["http"].append(endpoint)
+
+    def opt_tcp(self, endpoint: str) -> None:
+        """an endpoint for lines over TCP, such as tcp:7000; may be repeated"""
+        self["tcp"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """show chatd's version and exit"""
+        print(f"chatd {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Reads the configuration; all its mistakes are told at once, exit code 78."""
+        try:
+            self.settings = config.load(self["config"], os.environ, self)
+        except ConfigError as error:
+            _leave(_BAD_CONFIG, *error.mistakes)
+        if self["check"]:
+            for warning in config.warnings(os.environ):
+                print(warning)
+            print("The configuration is good.")
+            raise SystemExit(0)
+
+
+def _leave(code: int, *sentences: str) -> None:
+    for sentence in sentences:
+        print(f"chatd: {sentence}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+class Daemon(MultiService):
+    """Listens while it runs; stops in order: no new clients, then the node."""
+
+    log = Logger()
+
+    def __init__(self, node: Node, heartbeat: Heartbeat) -> None:
+        super().__init__()
+        self._node = node
+        self._heartbeat = heartbeat
+
+    def startService(self) -> None:
+        """Starts the node; the ports are open already."""
+        self._node.start()
+        self._heartbeat.start()
+        super().startService()
+        systemd.notify("READY=1", "STATUS=serving")
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when all is stored, told and closed."""
+        systemd.notify("STOPPING=1")
+        self._heartbeat.stop()
+        listening = super().stopService()
+        node = Deferred.fromCoroutine(self._node.stop())
+        done = gatherResults([listening, node], consumeErrors=True)
+        return done.addCallback(lambda results: None)
+
+
+class Listener(Service):
+    """A listening port, which says where it is once it is open."""
+
+    log = Logger()
+
+    def __init__(self, service: Any, told: str) -> None:
+        self._service = service
+        self._told = told
+
+    def privilegedStartService(self) -> None:
+        """Opens the port; raises if it cannot be opened."""
+        self._service.privilegedStartService()
+
+    def startService(self) -> None:
+        """Tells where clients connect."""
+        self._service.startService()
+        self._service._waitingForPort.addCallback(self._tell)
+
+    def stopService(self) -> Any:
+        """Closes the port."""
+        return self._service.stopService()
+
+    def _tell(self, port: Any) -> Any:
+        for line in self._told.splitlines():
+            self.log.info(line, **_place(port))
+        return port
+
+
+_TOLD_HTTP = "WebSocket  {ws}://{place}/ws\nHTTP API   {http}://{place}/api/v1/"
+_TOLD_TCP = "TCP lines  telnet {host} {port}"
+
+
+def _place(port: Any) -> dict[str, Any]:
+    address = port.getHost()
+    host = getattr(address, "host", "") or getattr(address, "name", "")
+    if isinstance(host, bytes):
+        host = host.decode()
+    number = getattr(address, "port", "")
+    tls = "TLS" in type(port).__name__ or getattr(port, "_tls", False)
+    return {
+        "host": host,
+        "port": number,
+        "place": f"{host}:{number}",
+        "ws": "wss" if tls else "ws",
+        "http": "https" if tls else "http",
+    }
+
+
+def makeService(options: Options) -> IService:
+    """The daemon as a service. Leaves with a sentence and an exit code of its own where the
+    configuration or the database is not good."""
+    from twisted.internet import reactor
+
+    settings: Config = options.settings
+    for warning in config.warnings(os.environ):
+        Daemon.log.warn("{warning}", warning=warning)
+    node = _node(settings, reactor)
+    dispatcher = Dispatcher(node)
+    heartbeat = Heartbeat(node, lambda: systemd.notify("WATCHDOG=1"))
+    daemon = Daemon(node, heartbeat)
+    chat = ChatFactory(reactor, node, dispatcher, settings.listen.origins)
+    site = make_site(node, dispatcher)
+    web = WebFactory(node.clock, settings.limits, chat.buildProtocol, site.buildProtocol)
+    lines = LineFactory(node, dispatcher)
+    for endpoint in settings.listen.http:
+        Listener(strports.service(endpoint, web, reactor), _TOLD_HTTP).setServiceParent(daemon)
+    for endpoint in settings.listen.tcp:
+        Listener(strports.service(endpoint, lines, reactor), _TOLD_TCP).setServiceParent(daemon)
+    return logs.start(
+        daemon, format=settings.log.format, level=settings.log.level, twistd=options.parent
+    )
+
+
+def _node(settings: Config, reactor: Any) -> Node:
+    state = config.state_directory(settings.state, os.environ)
+    url = config.store_url(settings.store.url, state)
+    try:
+        if url.kind == "sqlite":
+            config.create_state_directory(state)
+        _check_schema(url)
+    except ConfigError as error:
+        _leave(_BAD_CONFIG, *error.mistakes)
+    except schema.UpgradeRefused as error:
+        _leave(_BAD_CONFIG, str(error))
+    kind = dialect(url)
+    site_key = config.jwt_key(settings.jwt)
+    jwt = settings.jwt
+    return Node(
+        reactor,
+        time.time,
+        kind,
+        settings.store.connections,
+        settings.accounts,
+        settings.limits,
+        settings.heartbeat,
+        SiteTokens(jwt.algorithm, site_key, jwt.claim, jwt.audience, jwt.issuer)
+        if site_key
+        else None,
+    )
+
+
+def _check_schema(url: config.StoreURL) -> None:
+    """SQLite migrates by itself; on MySQL the operator decides when."""
+    try:
+        state = schema.state(url)
+        if state is schema.State.CURRENT:
+            return
+        if url.kind == "sqlite":
+            schema.upgrade(url)
+            return
+        found = schema.revision(url) or "nothing"
+    except dialect(url).errors as error:
+        _leave(_UNAVAILABLE, f"the database {url!r} cannot be used: {error}")
+    remedy = "run a newer chatd" if state is schema.State.NEWER else "run chatctl db upgrade"
+    raise schema.UpgradeRefused(
+        f"the schema is at {found}, this chatd knows {schema.head()}: {remedy}"
+    )

@@ -1,0 +1,1 @@
+"""The tests of chatd: `python -m twisted.trial tests` or `pytest`."""
