@@ -13,6 +13,7 @@ from time import perf_counter
 import pymysql
 
 SOCKETS = 1000
+SLICES = 5
 PAYLOAD = b"x" * 150  # about one delivery: a 100-character text and what chatd adds to it
 BODY = "x" * 100
 TABLE = "(room_id BIGINT, seq BIGINT, body TEXT, PRIMARY KEY (room_id, seq))"
@@ -22,13 +23,7 @@ def sends_per_second(seconds: float) -> float:
     """Python's `socket.send` over 1,000 TCP pairs on loopback; reading them is not timed."""
     with ExitStack() as stack:
         pairs = [_tcp_pair(stack) for _ in range(SOCKETS)]
-        end, spent, sends = perf_counter() + seconds, 0.0, 0
-        while perf_counter() < end:
-            spent += _send_round(pairs)
-            sends += len(pairs)
-            for _, reader in pairs:
-                reader.recv(len(PAYLOAD))
-    return sends / spent
+        return _best(lambda: _send_round(pairs), len(pairs), seconds)
 
 
 def _tcp_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
@@ -42,7 +37,10 @@ def _send_round(pairs: list[tuple[socket.socket, socket.socket]]) -> float:
     start = perf_counter()
     for sender, _ in pairs:
         sender.send(PAYLOAD)
-    return perf_counter() - start
+    spent = perf_counter() - start
+    for _, reader in pairs:
+        reader.recv(len(PAYLOAD))
+    return spent
 
 
 def sqlite_inserts_per_second(directory: Path, seconds: float) -> float:
@@ -52,7 +50,7 @@ def sqlite_inserts_per_second(directory: Path, seconds: float) -> float:
         db.execute("PRAGMA synchronous=FULL")
         db.execute(f"CREATE TABLE bare {TABLE}")
         insert = "INSERT INTO bare VALUES (1, ?, ?)"
-        return _repeat(lambda seq: db.execute(insert, (seq, BODY)), seconds)
+        return _inserts(lambda seq: db.execute(insert, (seq, BODY)), seconds)
 
 
 def mysql_inserts_per_second(unix_socket: str, seconds: float) -> float:
@@ -64,13 +62,31 @@ def mysql_inserts_per_second(unix_socket: str, seconds: float) -> float:
         cursor.execute("CREATE DATABASE bare")
         cursor.execute(f"CREATE TABLE bare.bare {TABLE} ENGINE=InnoDB")
         insert = "INSERT INTO bare.bare VALUES (1, %s, %s)"
-        return _repeat(lambda seq: cursor.execute(insert, (seq, BODY)), seconds)
+        return _inserts(lambda seq: cursor.execute(insert, (seq, BODY)), seconds)
 
 
-def _repeat(insert: Callable[[int], object], seconds: float) -> float:
-    start = perf_counter()
-    for seq in itertools.count(1):
-        insert(seq)
-        if perf_counter() >= start + seconds:
-            return seq / (perf_counter() - start)
-    raise AssertionError("count() does not end")
+def _inserts(insert: Callable[[int], object], seconds: float) -> float:
+    numbers = itertools.count(1)
+
+    def one() -> float:
+        start = perf_counter()
+        insert(next(numbers))
+        return perf_counter() - start
+
+    return _best(one, 1, seconds)
+
+
+def _best(work: Callable[[], float], size: int, seconds: float) -> float:
+    """Operations per second of `work`, which does `size` of them and returns the seconds.
+
+    Of several slices the best counts: other work on the machine only ever slows a limit down.
+    """
+    return max(_slice(work, size, seconds / SLICES) for _ in range(SLICES))
+
+
+def _slice(work: Callable[[], float], size: int, seconds: float) -> float:
+    end, spent, done = perf_counter() + seconds, 0.0, 0
+    while perf_counter() < end:
+        spent += work()
+        done += size
+    return done / spent

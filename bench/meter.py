@@ -72,6 +72,7 @@ def machine() -> dict[str, str]:
     return {
         "CPU": _cpu_model(),
         "cores": str(os.cpu_count()),
+        "load average": f"{os.getloadavg()[0]:.2f}",
         "Linux": platform.release(),
         "Python": platform.python_version(),
         "Twisted": version("Twisted"),

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    about, inserts, rows = meter.machine(), {}, []
     with servers.pinned(servers.SERVER_CORE):
         sends = bare.sends_per_second(BARE_SECONDS)
-    about, inserts, rows = meter.machine(), {}, []
     for name in ("sqlite", "mysql") if options.store == "both" else (options.store,):
         with _store(name, options.directory) as store:
             inserts[name] = _inserts(store)

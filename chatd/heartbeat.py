@@ -26,7 +26,7 @@ class Heartbeat:
 
     _log = Logger()
 
-    def __init__(self, node: Node, feed_watchdog: Callable[[], None]) -> None:
+    def __init__(self, node: Node, feed_watchdog: Callable[[], object]) -> None:
         self._node = node
         self._feed_watchdog = feed_watchdog
         # A visit comes up to a tick late, and the limits are promises.

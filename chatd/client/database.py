@@ -73,12 +73,18 @@ def explained(url: StoreURL) -> Iterator[None]:
 
 
 def _explanation(url: StoreURL, error: Exception) -> ConfigError | Unavailable:
-    reason = str(error.args[-1] if error.args else type(error).__name__).rstrip(".")
+    reason = _reason(error).rstrip(".")
     if _is_refusal(url, error):
         remedy = "mend store.url (--store, CHATD_STORE_URL), or what chatctl may do there"
         return ConfigError([f"The database {place(url)} cannot be used: {reason}; {remedy}."])
     remedy = "see that it runs and that store.url (--store, CHATD_STORE_URL) is right"
     return Unavailable(f"The database {place(url)} cannot be reached: {reason}; {remedy}.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error.args[-1] if error.args else type(error).__name__)
 
 
 def _is_refusal(url: StoreURL, error: Exception) -> bool:

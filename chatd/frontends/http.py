@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -46,6 +46,8 @@ class LimitedRequest(server.Request):
     """A request whose body is refused once it is over the limit, before it is all there."""
 
     limit = 0
+    content: Any
+    channel: Any
     _refused = False
 
     def gotLength(self, length: int | None) -> None:
@@ -75,8 +77,8 @@ class LimitedRequest(server.Request):
 class Once:
     """The link of a session that is one request: nothing is sent but the answer."""
 
-    live = False
-    pings = False
+    live: ClassVar[bool] = False
+    pings: ClassVar[bool] = False
 
     def send(self, data: bytes) -> None:
         """Nothing."""
@@ -188,7 +190,7 @@ class Api(_Json):
         name = b"/".join(request.postpath or ()).decode(errors="replace")
         if name not in COMMANDS:
             raise unknown_command(name)
-        call = _decode(name, request.content.read())
+        call = _decode(name, request.content.read())  # type: ignore[union-attr]
         session = Session(Once(), PLAIN, request.getClientAddress().host, self._node.tick)
         await self._authorise(session, request.getHeader(b"authorization"))
         result = await self._dispatcher.call(session, call)

@@ -13,7 +13,7 @@ from chatd.dispatcher import Dispatcher, Malformed
 from chatd.errors import Refused
 from chatd.frontends.link import TransportLink
 from chatd.node import Node
-from chatd.session import Session
+from chatd.session import Session, Wire
 from chatd.wire import text
 from chatd.wire.json import JsonWire
 from chatd.wire.text import TextWire
@@ -128,12 +128,12 @@ class LineProtocol(TransportLink):
     def _end(self) -> None:
         if self._closing is None:
             transport: Any = self.transport
+            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
             self.node.hub.flush()
             transport.loseConnection()
-            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
 
 
-_MODES = {"/json on": JSON_LINES, "/json off": TEXT}
+_MODES: dict[str, Wire] = {"/json on": JSON_LINES, "/json off": TEXT}
 
 
 def _not_utf8(error: UnicodeDecodeError) -> Refused:

@@ -94,7 +94,7 @@ def _wants_websocket(head: bytes) -> bool:
 class WebFactory(Factory):
     """Makes the protocols; `make_websocket` and `make_http` build what takes over."""
 
-    protocol = WebProtocol
+    protocol = WebProtocol  # type: ignore[assignment]
     noisy = False
 
     def __init__(

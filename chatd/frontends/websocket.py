@@ -7,6 +7,7 @@ dropped.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -20,6 +21,14 @@ from chatd.frontends.link import TransportLink
 from chatd.node import Node
 from chatd.wire.json import JsonWire, decode
 
+_LEFTOVERS = (  # of the handshake: 1.5 KB a connection
+    "http_headers",
+    "http_request_data",
+    "http_request_params",
+    "http_response_data",
+    "websocket_extensions",
+    "_transport_details",
+)
 _PING = b"\x89\x00"
 _CLOSE_SECONDS = 2.0  # for the peer to answer a close
 
@@ -39,11 +48,11 @@ FRAMES = JsonWire(frame)
 _BINARY = Malformed(None, Refused("bad-request", "A request is a text frame, not a binary one."))
 
 
-class ChatProtocol(TransportLink, WebSocketServerProtocol):
+class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc]
     """One browser's connection; a text frame is a request."""
 
     pings = True
-    CONFIG_ATTRS: ClassVar[tuple[str, ...]] = ()
+    CONFIG_ATTRS = ()  # type: ignore[assignment]
     logOctets = logFrames = trackTimings = False
     utf8validateIncoming = applyMask = True
     autoFragmentSize = 0
@@ -75,10 +84,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self.peer = str(transport.getPeer())
-        try:
+        with suppress(AttributeError, OSError):  # a Unix socket
             transport.setTcpNoDelay(True)
-        except (AttributeError, OSError):
-            pass  # a Unix socket
         self._connectionMade()
 
     def onConnect(self, request: ConnectionRequest) -> None:
@@ -86,9 +93,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):
             raise ConnectionDeny(403, "This origin may not connect; see listen.origins.")
 
     def onOpen(self) -> None:
-        self.http_headers = self.http_request_data = self.http_response_data = None
-        self.http_request_params = self.websocket_extensions = None
-        self._transport_details = None
+        for leftover in _LEFTOVERS:
+            setattr(self, leftover, None)
         self.opened(FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
@@ -140,7 +146,8 @@ def _allowed(origin: str, headers: Any, origins: tuple[str, ...]) -> bool:
     """Whether a page of this origin may connect: one of chatd's own host, or a listed one."""
     if "*" in origins or origin in origins:
         return True
-    return urlsplit(origin).netloc.lower() == headers.get("host", "").strip().lower()
+    host: str = headers.get("host", "")
+    return urlsplit(origin).netloc.lower() == host.strip().lower()
 
 
 class ChatFactory(WebSocketServerFactory):
@@ -152,9 +159,9 @@ class ChatFactory(WebSocketServerFactory):
         self, reactor: Any, node: Node, dispatcher: Dispatcher, origins: tuple[str, ...]
     ) -> None:
         txaio.use_twisted()
-        txaio.config.loop = reactor
+        txaio.config.loop = reactor  # type: ignore[attr-defined]
         super().__init__(reactor=reactor, server="chatd")
-        self.protocol = type(
+        self.protocol = type(  # type: ignore[assignment]
             "WebSocket",
             (ChatProtocol,),
             {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -109,19 +109,22 @@ def log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Re
                 found.append(by_name[fold(login.name or "")])
         answers = [_DISABLED if not isinstance(row, Refused) and row[2] else row for row in found]
         _issue(connection, logins, answers)
-        groups = memberships(
-            connection, {row[0] for row in answers if not isinstance(row, Refused)}
-        )
+        known = {row[0] for row in answers if not isinstance(row, Refused)}
+        groups = memberships(connection, known)
     return [
-        row
-        if isinstance(row, Refused)
-        else Account(
-            Party(row[0], row[1]),
-            groups.get(row[0], ()),
-            login.expires if login.issue else expiries[login.token or b""],
-        )
+        row if isinstance(row, Refused) else _account(row, login, groups, expiries)
         for login, row in zip(logins, answers, strict=True)
     ]
+
+
+def _account(
+    row: Row,
+    login: Login,
+    groups: Mapping[int, tuple[Membership, ...]],
+    expiries: Mapping[bytes, int],
+) -> Account:
+    expires = expiries[login.token] if login.token else login.expires
+    return Account(Party(row[0], row[1]), groups.get(row[0], ()), expires)
 
 
 _BAD_TOKEN = Refused("unauthorized", "The token is unknown or has expired. Log in again.")

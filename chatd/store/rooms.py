@@ -84,28 +84,42 @@ def make_group(
 ) -> Room:
     """Makes a group, its owner and the first entry of its log. Raises `Refused` of `exists`;
     `key` tells a repeat after a lost commit from another's group."""
-    with connection.transaction():
-        taken = connection.one("SELECT id, name FROM rooms WHERE name_key = ?", (fold(name),))
-        if taken and not connection.one(
-            "SELECT 1 FROM entries WHERE room_id = ? AND seq = 1 AND idempotency_key = ?",
-            (taken[0], key),
-        ):
-            raise Refused("exists", f"There is a group #{taken[1]} already.")
-        if taken:
-            return Room(taken[0], "group", name, title)
-        room_id = connection.insert(
-            "INSERT INTO rooms (kind, name, name_key, title, created_at)"
-            " VALUES ('group', ?, ?, ?, ?)",
-            (name, fold(name), title, now),
-        )
-        body = msgspec.json.encode({"title": title} if title else {}).decode()
-        connection.run(
-            "INSERT INTO entries (room_id, seq, sender_id, idempotency_key, at, kind, body)"
-            " VALUES (?, 1, ?, ?, ?, 'created', ?)",
-            (room_id, owner.id, key, now, body),
-        )
-        add_member(connection, room_id, owner.id, "owner", 1)
+    try:
+        with connection.transaction():
+            room_id = _insert_group(connection, name, title, owner, key, now)
+    except connection.dialect.errors as error:
+        if not connection.dialect.duplicate(error):
+            raise
+        room_id = _made_before(connection, name, key)
     return Room(room_id, "group", name, title)
+
+
+def _insert_group(
+    connection: Connection, name: str, title: str, owner: Party, key: bytes, now: int
+) -> int:
+    room_id = connection.insert(
+        "INSERT INTO rooms (kind, name, name_key, title, created_at) VALUES ('group', ?, ?, ?, ?)",
+        (name, fold(name), title, now),
+    )
+    body = msgspec.json.encode({"title": title} if title else {}).decode()
+    connection.run(
+        "INSERT INTO entries (room_id, seq, sender_id, idempotency_key, at, kind, body)"
+        " VALUES (?, 1, ?, ?, ?, 'created', ?)",
+        (room_id, owner.id, key, now, body),
+    )
+    add_member(connection, room_id, owner.id, "owner", 1)
+    return room_id
+
+
+def _made_before(connection: Connection, name: str, key: bytes) -> int:
+    row = connection.one(
+        "SELECT r.id, e.idempotency_key FROM rooms r"
+        " JOIN entries e ON e.room_id = r.id AND e.seq = 1 WHERE r.name_key = ?",
+        (fold(name),),
+    )
+    if row is None or bytes(row[1]) != key:
+        raise Refused("exists", f"There is a group #{name} already.")
+    return int(row[0])
 
 
 def add_member(connection: Connection, room_id: int, user_id: int, role: Role, seq: int) -> None:

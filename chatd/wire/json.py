@@ -110,12 +110,10 @@ def bad_request(error: Exception, command: str = "") -> Refused:
 
 def _readable(message: str) -> str:
     """A schema's error in people's words; patterns are explained, not shown."""
-    place = (
-        message.rpartition(" - at ")[2].strip("`").removeprefix("$.") if " - at " in message else ""
-    )
-    about = f" in {place}" if place else ""
-    if "matching regex" not in message:
-        return message
-    if place in ("to", "address"):
-        return f"Expected an address, @user or #group,{about}"
-    return f"Control characters are not allowed{about}"
+    what, _, place = message.partition(" - at ")
+    about = place.strip("`").removeprefix("$.")
+    if "matching regex" not in what:
+        return f"{what} in {about}" if about else what
+    if about == "to":
+        return "Expected an address, @user or #group, in to"
+    return f"Control characters are not allowed in {about}"

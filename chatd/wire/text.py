@@ -105,7 +105,7 @@ def decode(line: str) -> Any:
     if line.startswith("/") and not line.startswith("//"):
         name, _, rest = line[1:].partition(" ")
         return _command(name, rest)
-    text = line[1:] if line.startswith("/") else line
+    text = line.removeprefix("/")
     said = _convert(COMMANDS["say"], {"to": "@-", "text": text})
     return said if isinstance(said, Malformed) else msgspec.structs.replace(said, to="")
 
