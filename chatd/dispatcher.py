@@ -65,17 +65,20 @@ class Dispatcher:
             session.requests.append((request, wire))
         self._hold(session)
 
-    def call(self, session: Session, request: Any) -> Deferred[Any]:
-        """Runs one request, of a session that sends no others, and gives its result. Fails
-        with `Refused` only."""
+    async def call(self, session: Session, request: Any) -> Any:
+        """Runs the one request of a session that sends no others; its result. Raises
+        `Refused` only."""
         outcome = self._call(session, request)
+        try:
+            if isinstance(outcome, Coroutine):
+                (outcome,) = await outcome
+            if isinstance(outcome, Deferred):
+                outcome = await outcome
+        except Exception:  # the border, as in _call
+            outcome = self._refusal(Failure())
         if isinstance(outcome, Refused):
-            outcome = Failure(outcome)
-        elif isinstance(outcome, Coroutine):
-            outcome = Deferred.fromCoroutine(outcome)
-        done: Deferred[Any] = Deferred()
-        done.callback(outcome)
-        return done.addErrback(lambda failure: Failure(self._refusal(failure)))
+            raise outcome
+        return outcome
 
     def idle(self, session: Session) -> bool:
         """Whether every request of the session has been answered."""
@@ -94,7 +97,7 @@ class Dispatcher:
             return
         session.busy = True
         running = Deferred.fromCoroutine(outcome)
-        running.addErrback(self._refusal)
+        running.addErrback(lambda failure: (self._refusal(failure),))
         running.addCallback(self._finished, session, request.id, wire)
         running.addErrback(self._lost)
 
@@ -122,9 +125,11 @@ class Dispatcher:
         self._log.failure("a command failed", failure)
         return Refused("internal", "The server made a mistake; it is in its log.")
 
-    def _finished(self, outcome: Any, session: Session, request_id: Any, wire: Wire) -> None:
+    def _finished(
+        self, outcome: tuple[Any], session: Session, request_id: Any, wire: Wire
+    ) -> None:
         session.busy = False
-        self._answer(session, request_id, wire, outcome)
+        self._answer(session, request_id, wire, outcome[0])
         while session.requests and not session.busy and not session.ended:
             self._begin(session, *session.requests.popleft())
         self._hold(session)
@@ -189,8 +194,9 @@ def _started(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return _rest(coroutine, waiting)
 
 
-async def _rest(coroutine: Coroutine[Any, Any, Any], waiting: Any) -> Any:
-    return await _go_on(coroutine, waiting)
+async def _rest(coroutine: Coroutine[Any, Any, Any], waiting: Any) -> tuple[Any]:
+    """A tuple, for the result may be a Deferred, and a Deferred cannot hold one."""
+    return (await _go_on(coroutine, waiting),)
 
 
 @types.coroutine
