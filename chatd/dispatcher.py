@@ -11,6 +11,7 @@ from __future__ import annotations
 import types
 from collections import deque
 from collections.abc import Coroutine, Generator
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -70,7 +71,7 @@ class Dispatcher:
         `Refused` only."""
         outcome = self._call(session, request)
         try:
-            if isinstance(outcome, Coroutine):
+            if type(outcome) is CoroutineType:
                 (outcome,) = await outcome
             if isinstance(outcome, Deferred):
                 outcome = await outcome
@@ -92,7 +93,7 @@ class Dispatcher:
 
     def _begin(self, session: Session, request: Any, wire: Wire) -> None:
         outcome = self._call(session, request)
-        if not isinstance(outcome, Coroutine):
+        if type(outcome) is not CoroutineType:
             self._answer(session, request.id, wire, outcome)
             return
         session.busy = True
@@ -113,7 +114,7 @@ class Dispatcher:
         context = Context(self._node, session)
         try:
             outcome = command.function(context, *msgspec.structs.astuple(request)[1:])
-            return _started(outcome) if isinstance(outcome, Coroutine) else outcome
+            return _started(outcome) if type(outcome) is CoroutineType else outcome
         except Refused as refused:
             return refused
         except Exception:  # the border: a command's fault is the caller's answer and our log
@@ -125,9 +126,7 @@ class Dispatcher:
         self._log.failure("a command failed", failure)
         return Refused("internal", "The server made a mistake; it is in its log.")
 
-    def _finished(
-        self, outcome: tuple[Any], session: Session, request_id: Any, wire: Wire
-    ) -> None:
+    def _finished(self, outcome: tuple[Any], session: Session, request_id: Any, wire: Wire) -> None:
         session.busy = False
         self._answer(session, request_id, wire, outcome[0])
         while session.requests and not session.busy and not session.ended:
@@ -141,8 +140,8 @@ class Dispatcher:
             if session.replies is None:
                 session.replies = deque()
             session.replies.append(reply)
-            outcome.addErrback(self._refusal)
-            outcome.addCallback(self._fill, session, reply, request_id, wire)
+            place = (session, reply, request_id, wire)
+            outcome.addCallbacks(self._fill, self._fill_refusal, place, None, place)
             outcome.addErrback(self._lost)
             return
         data = self._encode(request_id, wire, outcome)
@@ -168,6 +167,9 @@ class Dispatcher:
         if session.held:
             self._hold(session)
         self._settled(session)
+
+    def _fill_refusal(self, failure: Failure, *place: Any) -> None:
+        self._fill(self._refusal(failure), *place)
 
     def _settled(self, session: Session) -> None:
         if session.finishing and self.idle(session):

@@ -58,7 +58,7 @@ class Node:
         self.pulse = pulse
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)
-        self.store = Store(reactor, dialect, connections, self.publish)
+        self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
         self.backlog = Backlog(self.store, self.hub, self.spawn)
         self.cursors = Cursors(self.store, self.spawn)
         self.passwords = Passwords(reactor)
@@ -219,8 +219,6 @@ class Node:
                     continue
                 for pair in run:
                     self._apply(pair)
-        # What the batch's own senders are told leaves with it.
-        self.clock.callLater(0, self.hub.flush)
 
     def _fan_out(self, pairs: Sequence[tuple[Draft, int]]) -> None:
         entries = [draft.entry(seq) for draft, seq in pairs]

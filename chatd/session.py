@@ -58,19 +58,15 @@ class User:
     """A user with sessions on this node; `groups` holds the user's role by room id, `peers`
     the rooms found so far by address."""
 
-    __slots__ = ("groups", "id", "name", "peers", "sessions")
+    __slots__ = ("groups", "id", "name", "party", "peers", "sessions")
 
     def __init__(self, party: Party, groups: Mapping[int, Role] = MappingProxyType({})) -> None:
+        self.party = party
         self.id = party.id
         self.name = party.name
         self.groups = dict(groups)
         self.sessions: list[Session] = []
         self.peers: dict[str, Room] | None = None
-
-    @property
-    def party(self) -> Party:
-        """The user as a value."""
-        return Party(self.id, self.name)
 
 
 class Gap:

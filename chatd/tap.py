@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from chatd.store import schema
 from chatd.store.dialects import dialect
 
 _BAD_CONFIG = 78  # sysexits.h: EX_CONFIG; the unit does not restart after it
+_GC_THRESHOLD = 20_000  # objects; a batch of 500 messages makes some 5,000
 _UNAVAILABLE = 69  # EX_UNAVAILABLE
 
 
@@ -93,6 +95,9 @@ class Daemon(MultiService):
         """Starts the node; the ports are open already."""
         self._node.start()
         self._heartbeat.start()
+        # What is loaded stays; a hundred thousand sessions must not be walked every second.
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 20, 50)
         super().startService()
         systemd.notify("READY=1", "STATUS=serving")
 

@@ -29,6 +29,9 @@ _LEFTOVERS = (  # of the handshake: 1.5 KB a connection
     "websocket_extensions",
     "_transport_details",
 )
+_WHOLE_TEXT = 0x81  # FIN and the opcode of text
+_MASKED = 0x80
+_SIZE_16 = 126  # the size stands in the next two bytes
 _PING = b"\x89\x00"
 _CLOSE_SECONDS = 2.0  # for the peer to answer a close
 
@@ -98,12 +101,53 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         self.opened(FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
-        self._dataReceived(data)
+        """Takes what nearly every frame is, a whole short text message, by a short way: a
+        fourth of Autobahn's cost. All else is left to Autobahn, byte for byte."""
+        start = 0
+        while (taken := self._take_text(data, start)) is not None:
+            text, start = taken
+            self._request(decode(text))
+        if start < len(data):
+            self._dataReceived(data[start:] if start else data)
+
+    def _take_text(self, data: bytes, start: int) -> tuple[str, int] | None:
+        """The text of an unfragmented, masked frame at `start`, and where the next begins;
+        None for any other frame, or one that is broken or not all there."""
+        body = start + 6
+        if len(data) < body or data[start] != _WHOLE_TEXT:
+            return None
+        if self.state != self.STATE_OPEN or self.data or self.inside_message:
+            return None  # closing, or amid a frame or message
+        size = data[start + 1] - _MASKED
+        if size == _SIZE_16:
+            size = int.from_bytes(data[start + 2 : start + 4], "big")
+            body += 2
+            if size < _SIZE_16:
+                return None
+        elif not 0 <= size < _SIZE_16:
+            return None
+        end = body + size
+        if end > len(data) or size > self.maxFramePayloadSize:
+            return None
+        mask = (data[body - 4 : body] * (size // 4 + 1))[:size]
+        bits = int.from_bytes(data[body:end], "little") ^ int.from_bytes(mask, "little")
+        try:
+            return bits.to_bytes(size, "little").decode(), end
+        except UnicodeDecodeError:
+            return None
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if self.session is not None and self.state == self.STATE_OPEN:
-            request = _BINARY if isBinary else decode(payload)
+        self._request(_BINARY if isBinary else decode(payload))
+
+    def _request(self, request: Any) -> None:
+        if self.session is not None:
             self.dispatcher.receive(self.session, request, FRAMES)
+
+    def onMessageEnd(self) -> None:
+        # Autobahn's own makes a Deferred for listeners that nobody has.
+        if not self.failedByMe:
+            self.onMessage(b"".join(self.message_data), self.message_is_binary)
+        self.message_data = []
 
     def onPing(self, payload: bytes) -> None:
         self._heard()

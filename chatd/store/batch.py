@@ -30,7 +30,7 @@ class Batcher(Generic[Item, Result]):
 
     `work(connection, items)` runs in a thread of the pool, never twice at once, and returns
     one result, or `Refused`, for each item; it may be run again. `publish(pairs)` gets what
-    succeeded, in order, before those who wait are told.
+    succeeded, in order, before those who wait are told, and `told()` comes after that.
     """
 
     _log = Logger()
@@ -41,6 +41,7 @@ class Batcher(Generic[Item, Result]):
         pool: Pool,
         work: Callable[[Connection, Sequence[Item]], Sequence[Result | Refused]],
         publish: Callable[[list[tuple[Item, Result]]], None] = lambda pairs: None,
+        told: Callable[[], None] = lambda: None,
         size: Callable[[Item], int] = lambda item: 1,
         most: int = 500,
         most_size: int = 4 * 2**20,
@@ -49,6 +50,7 @@ class Batcher(Generic[Item, Result]):
         self._pool = pool
         self._work = work
         self._publish = publish
+        self._told = told
         self._size = size
         self._most = most
         self._most_size = most_size
@@ -125,6 +127,7 @@ class Batcher(Generic[Item, Result]):
                 done.errback(Failure(result))
             else:
                 done.callback(result)
+        self._told()
         published, self._unpublished = self._unpublished, []
         for waiter in published:
             waiter.callback(None)

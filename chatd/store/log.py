@@ -93,16 +93,26 @@ class Log:
     """Appends to the rooms' logs by group commit.
 
     `publish(pairs)` is called in the reactor's thread with the drafts that were stored now
-    (not with repeats), in the order of their numbers within each room.
+    (not with repeats), in the order of their numbers within each room; `told()` when those
+    who wait for the batch have been told.
     """
 
     def __init__(
-        self, clock: Clock, pool: Pool, publish: Callable[[list[tuple[Draft, int]]], None]
+        self,
+        clock: Clock,
+        pool: Pool,
+        publish: Callable[[list[tuple[Draft, int]]], None],
+        told: Callable[[], None],
     ) -> None:
         self._publish = publish
         self._pending: dict[tuple[int, bytes], list[tuple[Draft, Deferred[Stored]]]] = {}
         self._batcher: Batcher[Draft, Stored] = Batcher(
-            clock, pool, Writer().write, self._stored, size=lambda draft: len(draft.encoded)
+            clock,
+            pool,
+            Writer().write,
+            self._stored,
+            told,
+            size=lambda draft: len(draft.encoded),
         )
         self.idle = self._batcher.idle
         self.published = self._batcher.published

@@ -29,10 +29,11 @@ class Store:
         dialect: Dialect,
         connections: int,
         publish: Callable[[list[tuple[Draft, int]]], None],
+        told: Callable[[], None],
     ) -> None:
         self._writers = Pool(reactor, dialect, dialect.writers or connections)
         self._readers = Pool(reactor, dialect, _READERS if dialect.writers else connections)
-        self._log = Log(reactor, self._writers, publish)
+        self._log = Log(reactor, self._writers, publish, told)
         self._logins: Batcher[accounts.Login, accounts.Account] = Batcher(
             reactor, self._writers, accounts.log_in, most=200
         )
