@@ -141,7 +141,7 @@ class Dispatcher:
                 session.replies = deque()
             session.replies.append(reply)
             place = (session, reply, request_id, wire)
-            outcome.addCallbacks(self._fill, self._fill_refusal, place, None, place)
+            outcome.addCallbacks(self._fill, self._fill_refusal, place, {}, place)
             outcome.addErrback(self._lost)
             return
         data = self._encode(request_id, wire, outcome)

@@ -23,9 +23,12 @@ JSON_LINES = JsonWire(lambda payload: payload + b"\n")
 
 _GOODBYE = 2.0  # seconds until a connection that does not close is dropped
 
-# RFC 854: IAC, then WILL, WONT, DO, DONT and an option; or SB … IAC SE; or one more byte.
+# RFC 854: IAC, then WILL, WONT, DO, DONT and an option; or SB … IAC SE; or one more byte; or
+# the beginning of one of these, at the end. Possessive, so that no bytes take quadratic time.
 _TELNET = re.compile(
-    rb"\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*\xff\xf0|[^\xfa-\xfe])", re.DOTALL
+    rb"\xff(?:[\xfb-\xfe].|\xfa(?:[^\xff]|\xff[^\xf0])*+\xff\xf0|[^\xfa-\xfe])"
+    rb"|(?P<cut>\xff.*)",
+    re.DOTALL,
 )
 
 
@@ -34,6 +37,7 @@ class LineProtocol(TransportLink):
 
     pings = False
     _rest = b""
+    _negotiation = b""  # its beginning; it may hold line ends that are none
     _closing: Any = None
 
     def connectionMade(self) -> None:
@@ -42,31 +46,33 @@ class LineProtocol(TransportLink):
         self.opened(TEXT)
 
     def dataReceived(self, data: bytes) -> None:
-        data = self._rest + data
+        data = self._negotiation + data
         if b"\xff" in data:
-            data = _TELNET.sub(b"", data)
-        *lines, self._rest = data.split(b"\n")
+            data, iac, cut = _TELNET.sub(rb"\g<cut>", data).partition(b"\xff")
+            self._negotiation = iac + cut
+        *lines, self._rest = (self._rest + data).split(b"\n")
         limit = self.node.limits.line_bytes
         for line in lines:
             if self.session is None or self._closing is not None:
                 return
+            line = line.removesuffix(b"\r")
             if len(line) > limit:
-                self._too_long()
+                self._too_long(line)
                 return
             self._line(line)
-        if len(self._rest) > limit and self._closing is None:
-            self._too_long()
+        rest = self._rest.removesuffix(b"\r") + self._negotiation
+        if len(rest) > limit and self._closing is None:
+            self._too_long(rest)
 
     def _line(self, line: bytes) -> None:
         session = self.session
         assert session is not None
-        line = line.removesuffix(b"\r")
         if not line:
             return
         try:
             words = line.decode()
         except UnicodeDecodeError as error:
-            self._receive(Malformed(None, _not_utf8(error)))
+            self.dispatcher.receive(session, Malformed(None, _not_utf8(error)), _wire(line))
             return
         if words.startswith("{"):
             self.dispatcher.receive(session, text.decode(words), JSON_LINES)
@@ -82,11 +88,11 @@ class LineProtocol(TransportLink):
         assert self.session is not None
         self.dispatcher.receive(self.session, request, TEXT)
 
-    def _too_long(self) -> None:
+    def _too_long(self, line: bytes) -> None:
         limit = self.node.limits.line_bytes
         refused = Refused("too-large", f"A line has at most {limit} bytes.")
         assert self.session is not None
-        self.node.hub.send(self.session, TEXT.error(None, refused))
+        self.node.hub.send(self.session, _wire(line).error(None, refused))
         self._end()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -134,6 +140,11 @@ class LineProtocol(TransportLink):
 
 
 _MODES: dict[str, Wire] = {"/json on": JSON_LINES, "/json off": TEXT}
+
+
+def _wire(line: bytes) -> Wire:
+    """What answers a line: JSON is answered in JSON."""
+    return JSON_LINES if line.startswith(b"{") else TEXT
 
 
 def _not_utf8(error: UnicodeDecodeError) -> Refused:

@@ -58,9 +58,9 @@ class WebProtocol(Protocol):
     def _refuse(self) -> None:
         transport: Any = self.transport
         self._deadline.cancel()
+        self._deadline = self.factory.clock.callLater(1, transport.abortConnection)
         transport.write(_TOO_LONG)
         transport.loseConnection()
-        self._deadline = self.factory.clock.callLater(1, transport.abortConnection)
 
     def _late(self) -> None:
         self.transport.abortConnection()  # type: ignore[union-attr]

@@ -79,6 +79,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     maxConnections = 0
     trustXForwardedFor = 0
     origins: ClassVar[tuple[str, ...]] = ()
+    maxFramePayloadSize = maxMessagePayloadSize = 0  # set by the factory
 
     @staticmethod
     def perMessageCompressionAccept(offers: Any) -> None:
@@ -116,8 +117,10 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         body = start + 6
         if len(data) < body or data[start] != _WHOLE_TEXT:
             return None
-        if self.state != self.STATE_OPEN or self.data or self.inside_message:
-            return None  # closing, or amid a frame or message
+        if self.state != self.STATE_OPEN or self.data:
+            return None
+        if self.inside_message or self.current_frame is not None:
+            return None
         size = data[start + 1] - _MASKED
         if size == _SIZE_16:
             size = int.from_bytes(data[start + 2 : start + 4], "big")

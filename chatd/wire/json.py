@@ -26,6 +26,8 @@ class _Envelope(Struct):
     id: Any = None
 
 
+_QUOTED = 200  # characters: enough for every schema's error
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
@@ -109,11 +111,15 @@ def bad_request(error: Exception, command: str = "") -> Refused:
 
 
 def _readable(message: str) -> str:
-    """A schema's error in people's words; patterns are explained, not shown."""
+    """A schema's error in people's words; patterns are explained, not shown, and what a client
+    sent is quoted as `shown` does."""
     what, _, place = message.partition(" - at ")
-    about = place.strip("`").removeprefix("$.")
+    about = place.replace("`", "").replace("$.", "")
     if "matching regex" not in what:
-        return f"{what} in {about}" if about else what
-    if about == "to":
-        return "Expected an address, @user or #group, in to"
+        what = "".join(c if c.isprintable() else repr(c)[1:-1] for c in what[:_QUOTED])
+        return f"{what} in {about[:_QUOTED]}" if about else what
+    if "'^[@#]" in what:
+        return f"Expected an address, @user or #group, in {about}"
+    if "'^[a-z]" in what:
+        return f"Expected a word of small letters, digits and '-' in {about}"
     return f"Control characters are not allowed in {about}"

@@ -1,0 +1,242 @@
+"""Replay at login, the delivered cursor, slow readers: every entry once and in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from chatd.backlog import PAGE
+from tests import mariadb
+from tests.bed import Frames, Lines, NodeCase
+
+
+def spawn(work: Any) -> Deferred[Any]:
+    """Lets a client act beside the test."""
+    return Deferred.fromCoroutine(work)
+
+
+class Delivery(NodeCase):
+    """On SQLite; below the same on MariaDB."""
+
+    async def _said(self, client: Any, to: str, texts: list[str]) -> None:
+        for text in texts:
+            said = await client.ask("say", to=to, text=text)
+            assert said["ok"], said
+
+    async def _events(self, client: Frames, count: int) -> list[tuple[int, str]]:
+        """(seq, text) of the next messages."""
+        found: list[tuple[int, str]] = []
+        while len(found) < count:
+            event = await client.event()
+            if event["event"] == "message":
+                found.append((event["seq"], event["text"]))
+        return found
+
+    async def _nothing_more(self, client: Frames) -> None:
+        """Nothing but the reply to a ping comes, all that was under way having been done."""
+        await self.node.store.idle()
+        client.received = client.received  # what is there stays there
+        reply = await client.ask("ping")
+        self.assertTrue(reply["ok"])
+
+    async def test_missed_messages_are_replayed_once_in_order(self) -> None:
+        """Who was away gets what was missed, in order, and not again after that."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["before"])
+        self.assertEqual(await self._events(bob, 1), [(1, "before")])
+        bob.vanish()
+        await self._said(alice, "@bob", [f"missed {n}" for n in range(5)])
+        bob = await self.user("bob")
+        expected = [(n + 2, f"missed {n}") for n in range(5)]
+        self.assertEqual(await self._events(bob, 5), expected)
+        await bob.ask("ping")
+        bob.vanish()
+        bob = await self.user("bob")
+        await self._said(alice, "@bob", ["after"])
+        self.assertEqual(await self._events(bob, 1), [(7, "after")])
+
+    async def test_replay_is_longer_than_a_page(self) -> None:
+        """A backlog of several pages comes whole."""
+        alice = await self.user("alice")
+        await self.user("bob")
+        count = 2 * PAGE + 7
+        await gatherResults([spawn(alice.ask("say", to="@bob", text=f"{n}")) for n in range(count)])
+        bob = self.frames()
+        await bob.ask("login", name="bob", password="secret")
+        self.assertEqual(await self._events(bob, count), [(n + 1, f"{n}") for n in range(count)])
+
+    async def test_own_messages_are_not_replayed(self) -> None:
+        """What a session said itself does not come back at its next login."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["mine"])
+        await alice.ask("ping")
+        alice.vanish()
+        alice = await self.user("alice")
+        await self._said(bob, "@alice", ["yours"])
+        self.assertEqual(await self._events(alice, 1), [(2, "yours")])
+
+    async def _race(self, log_in: Any) -> None:
+        """Messages pour in while a login replays; each comes once, in order."""
+        alice = await self.user("alice")
+        bob = await self.user("bob")
+        await bob.ask("create", name="team")
+        await alice.ask("join", group="#team")
+        bob.vanish()
+        backlog, live = PAGE + 20, 200
+        await gatherResults(
+            [spawn(alice.ask("say", to="#team", text=f"{n}")) for n in range(backlog)]
+        )
+        talking = spawn(
+            self._said(alice, "#team", [f"{n}" for n in range(backlog, backlog + live)])
+        )
+        seen: list[list[tuple[int, str]]] = []
+        total = backlog + live
+        for _ in range(4):
+            bob = self.frames()
+            await log_in(bob)
+            entries: list[tuple[int, str]] = []
+            while not entries or entries[-1][1] != f"{total - 1}":
+                entries += await self._events(bob, 1)
+                if len(entries) == backlog // 2 and not talking.called:
+                    break  # this one goes away in the middle, with nothing acknowledged
+            seen.append(entries)
+            bob.transport.abortConnection()
+        await talking
+        for entries in seen:
+            seqs = [seq for seq, _ in entries]
+            self.assertEqual(seqs, list(range(seqs[0], seqs[0] + len(seqs))))
+            self.assertEqual([text for _, text in entries], [f"{seq - 3}" for seq in seqs])
+        self.assertEqual(seen[-1][-1][1], f"{total - 1}")
+
+    async def test_no_gap_and_no_repeat_between_replay_and_live(self) -> None:
+        """Messages sent while a login replays come once and in order."""
+
+        async def log_in(bob: Frames) -> None:
+            reply = await bob.ask("login", name="bob", password="secret", ack=True)
+            assert reply["ok"], reply
+
+        await self._race(log_in)
+
+    async def test_explicit_acknowledgement(self) -> None:
+        """With ack=true only `delivered` moves the cursor."""
+        alice = await self.user("alice")
+        bob = await self.user("bob", ack=True)
+        await self._said(alice, "@bob", ["one", "two", "three"])
+        await self._events(bob, 3)
+        await bob.ask("delivered", to="@alice", seq=2)
+        await bob.ask("ping")
+        bob.vanish()
+        bob = await self.user("bob")
+        self.assertEqual(await self._events(bob, 1), [(3, "three")])
+
+    async def test_unproved_messages_come_again(self) -> None:
+        """What was written into a connection that broke is delivered again."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["lost"])
+        await self._events(bob, 1)
+        bob.transport.abortConnection()
+        bob = await self.user("bob")
+        self.assertEqual(await self._events(bob, 1), [(1, "lost")])
+
+    async def test_answered_ping_proves_delivery(self) -> None:
+        """The answer to a ping proves what was written before it, and no more."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["before the ping"])
+        await self._events(bob, 1)
+        session = next(s for s in self.node.hub.sessions if s.user and s.user.name == "bob")
+        self.node.cursors.ask(session)
+        session.link.ping()
+        await self._said(alice, "@bob", ["after the ping"])
+        await self._events(bob, 1)
+        bob.frame(b"", opcode=10)
+        bob.transport.abortConnection()
+        bob = await self.user("bob")
+        self.assertEqual(await self._events(bob, 1), [(2, "after the ping")])
+
+    async def test_no_replay_when_not_wanted(self) -> None:
+        """With replay=false only what is new comes; sync brings the rest."""
+        alice = await self.user("alice")
+        bob = await self.user("bob")
+        bob.vanish()
+        await self._said(alice, "@bob", ["one", "two"])
+        bob = self.frames()
+        await bob.ask("login", name="bob", password="secret", replay=False)
+        await self._said(alice, "@bob", ["three"])
+        self.assertEqual(await self._events(bob, 1), [(3, "three")])
+        synced = await bob.ask("sync", since={"@alice": 1})
+        self.assertEqual([e["text"] for e in synced["entries"]], ["two", "three"])
+
+    async def test_slow_reader_is_fed_from_the_log(self) -> None:
+        """A reader whose buffer is full gets nothing live; when it has read, it gets all that
+        it missed, then live again, each once and in order."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["0"])
+        self.assertEqual(await self._events(bob, 1), [(1, "0")])
+        link: Any = next(s.link for s in self.node.hub.sessions if s.user and s.user.name == "bob")
+        link.pauseProducing()
+        self.assertTrue(bob.transport.paused)
+        await self._said(alice, "@bob", [f"{n}" for n in range(1, 50)])
+        self.assertEqual(bob.received, b"")
+        link.resumeProducing()
+        self.assertFalse(bob.transport.paused)
+        talking = spawn(self._said(alice, "@bob", [f"{n}" for n in range(50, 100)]))
+        found = await self._events(bob, 99)
+        await talking
+        self.assertEqual(found, [(n + 1, f"{n}") for n in range(1, 100)])
+        session = link.session
+        await self.node.store.idle()
+        await self._said(alice, "@bob", ["live"])
+        await self._events(bob, 1)
+        await self.node.store.published()
+        self.assertIsNone(session.unproved and None)
+
+    async def test_joining_while_others_log_in(self) -> None:
+        """A membership that changes while its user logs in is not missed."""
+        alice = await self.user("alice")
+        await alice.ask("create", name="team")
+        bob = await self.user("bob")
+        other = self.frames()
+        joining = spawn(bob.ask("join", group="#team"))
+        logging_in = spawn(other.ask("login", name="bob", password="secret", replay=False))
+        await joining
+        await logging_in
+        await self._said(alice, "#team", ["hello"])
+        for client in (bob, other):
+            self.assertEqual([text for _, text in await self._events(client, 1)], ["hello"])
+
+    async def test_dissolved_group_is_told_to_those_away(self) -> None:
+        """Who was away learns what was said last and that the group is gone."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await alice.ask("create", name="team")
+        await bob.ask("join", group="#team")
+        bob.vanish()
+        await self._said(alice, "#team", ["last words"])
+        await alice.ask("dissolve", group="#team")
+        bob = await self.user("bob")
+        events = [await bob.event(), await bob.event()]
+        self.assertEqual([e["event"] for e in events], ["message", "dissolved"])
+        refused = await bob.ask("say", to="#team", text="anybody?")
+        self.assertEqual(refused["error"], "not-found")
+
+    async def test_line_client_gets_exactly_what_it_missed(self) -> None:
+        """The same over lines: five messages while away, exactly those five after."""
+        alice = await self.user("alice")
+        bob: Lines = await self.user("bob", self.lines())
+        await self._said(alice, "@bob", ["here"])
+        self.assertEqual(await bob.event(), "* @bob 1 <alice> here")
+        bob.vanish()
+        await self._said(alice, "@bob", [f"missed {n}" for n in range(5)])
+        bob = self.lines()
+        bob.line("/login bob secret")
+        events = [await bob.event() for _ in range(5)]
+        self.assertEqual(events, [f"* @bob {n + 2} <alice> missed {n}" for n in range(5)])
+
+
+class DeliveryOnMariaDB(Delivery):
+    """The same on MariaDB."""
+
+    def make_url(self) -> Any:
+        from chatd.settings import store_url
+
+        return store_url(mariadb.fresh_database(), "")

@@ -1,0 +1,118 @@
+"""Who may import whom, and where the reactor, Autobahn and SQL live."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+PACKAGE = Path(__file__).parent.parent / "chatd"
+
+# What a part may import of chatd besides itself; a later line builds on the earlier ones.
+LAYERS = {
+    "errors": set[str](),
+    "model": {"errors"},
+    "settings": set[str](),
+    "config": {"settings"},
+    "logs": set[str](),
+    "systemd": set[str](),
+    "session": {"errors", "model"},
+    "store": {"errors", "model", "session"},
+    "hub": {"errors", "model", "session"},
+    "auth": {"errors"},
+    "cursors": {"errors", "session", "store"},
+    "backlog": {"errors", "hub", "session", "store"},
+    "node": {
+        *("auth", "backlog", "cursors", "errors", "hub", "model", "session", "settings", "store"),
+    },
+    "registry": set[str](),
+    "commands": {"errors", "model", "node", "registry", "store"},
+    "dispatcher": {"errors", "node", "registry", "session"},
+    "heartbeat": {"errors", "node", "session", "store"},
+    "wire": {"commands", "dispatcher", "errors", "registry"},
+    "frontends": {
+        *("dispatcher", "errors", "node", "registry", "session", "settings", "store", "wire"),
+    },
+    "client": {"config", "errors", "model", "settings", "store"},
+    "tap": {
+        *("auth", "config", "dispatcher", "frontends", "heartbeat", "logs", "node", "store"),
+        "systemd",
+    },
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """(part, file) of every module of the package but its own `__init__`."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part != "__init__":
+            yield part, path
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """(full name, whether at the module's top level) of everything a module imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from ((f"{node.module}.{alias.name}", top) for alias in node.names)
+
+
+class Layers(SynchronousTestCase):
+    """The arrows of docs/architecture.md."""
+
+    def test_every_part_is_placed(self) -> None:
+        """Every module belongs to a part that the table knows."""
+        self.assertEqual({part for part, _ in modules()}, set(LAYERS))
+
+    def test_imports_go_one_way(self) -> None:
+        """A part imports only what stands beneath it."""
+        for part, path in modules():
+            for name, _ in imported(path):
+                package, _, rest = name.partition(".")
+                target = rest.partition(".")[0]
+                if package == "chatd" and target in LAYERS and target != part:
+                    self.assertIn(target, LAYERS[part], f"{path.name} imports {name}")
+
+    def test_the_order_has_no_cycle(self) -> None:
+        """What a part may import stands earlier in the table, so there is no way round."""
+        order = list(LAYERS)
+        for part, below in LAYERS.items():
+            for name in below:
+                self.assertLess(order.index(name), order.index(part), f"{part} over {name}")
+
+    def test_the_reactor_is_in_tap_alone(self) -> None:
+        """No module but tap imports the reactor, and tap only inside a function."""
+        for part, path in modules():
+            for name, top in imported(path):
+                if name == "twisted.internet.reactor":
+                    self.assertEqual((part, top), ("tap", False), str(path))
+
+    def test_autobahn_is_in_one_module(self) -> None:
+        """Only the WebSocket front end knows Autobahn."""
+        users = {
+            path.name
+            for _, path in modules()
+            for name, _ in imported(path)
+            if name.startswith(("autobahn", "txaio"))
+        }
+        self.assertEqual(users, {"websocket.py"})
+
+    def test_sql_is_in_the_store_alone(self) -> None:
+        """No SQL statement stands outside the store."""
+        statement = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+(IGNORE\s+)?INTO|DELETE\s+FROM)\b")
+        for part, path in modules():
+            if part != "store":
+                self.assertIsNone(statement.search(path.read_text(encoding="utf-8")), str(path))
+
+    def test_no_transport_leaks_inwards(self) -> None:
+        """The domain knows no transport."""
+        for part, path in modules():
+            if part in ("hub", "node", "commands", "dispatcher", "backlog", "session"):
+                self.assertNotIn("transport", path.read_text(encoding="utf-8"), str(path))
