@@ -149,7 +149,7 @@ def _place(port: Any) -> dict[str, Any]:
     if isinstance(host, bytes):
         host = host.decode()
     number = getattr(address, "port", "")
-    tls = "TLS" in type(port).__name__ or getattr(port, "_tls", False)
+    tls = getattr(port, "_type", "") == "TLS"  # as Twisted's own log has it
     return {
         "host": host,
         "port": number,

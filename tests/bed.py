@@ -11,10 +11,13 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import txaio
 from twisted.internet import address, reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -35,6 +38,22 @@ UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+
+
+def masked(
+    payload: bytes, opcode: int = 1, fin: bool = True, rsv: int = 0, mask: bytes = b""
+) -> bytes:
+    """A client's frame (RFC 6455 §5.2), by a random mask unless one is given."""
+    mask = mask or os.urandom(4)
+    size = len(payload)
+    head = bytes([opcode | rsv << 4 | (0x80 if fin else 0)])
+    if size < 126:
+        head += bytes([0x80 | size])
+    elif size < 2**16:
+        head += b"\xfe" + size.to_bytes(2, "big")
+    else:
+        head += b"\xff" + size.to_bytes(8, "big")
+    return head + mask + bytes(b ^ m for b, m in zip(payload, itertools.cycle(mask), strict=False))
 
 
 class Transport(StringTransport):
@@ -73,6 +92,9 @@ class Transport(StringTransport):
 
     def setTcpNoDelay(self, on: bool) -> None:
         pass
+
+    def unregisterProducer(self) -> None:
+        self.producer = None  # a socket's transport does not mind that there is none
 
     def pauseProducing(self) -> None:
         self.paused = True
@@ -190,17 +212,7 @@ class Frames(Client):
 
     def frame(self, payload: bytes, opcode: int = 1, fin: bool = True) -> None:
         """Sends a masked frame."""
-        mask = os.urandom(4)
-        size = len(payload)
-        head = bytes([opcode | (0x80 if fin else 0)])
-        if size < 126:
-            head += bytes([0x80 | size])
-        elif size < 2**16:
-            head += b"\xfe" + size.to_bytes(2, "big")
-        else:
-            head += b"\xff" + size.to_bytes(8, "big")
-        masked = bytes(b ^ m for b, m in zip(payload, itertools.cycle(mask), strict=False))
-        self.send(head + mask + masked)
+        self.send(masked(payload, opcode, fin))
 
     def next_frame(self) -> Deferred[tuple[int, bytes]]:
         """(opcode, payload) of the next frame from the server."""
@@ -275,6 +287,7 @@ class NodeCase(TestCase):
     """A test with a node of its own. Set what is to differ before `setUp`'s end by overriding
     the attributes; `url` says which database."""
 
+    timeout = 60
     accounts = Accounts()
     limits = Limits()
     pulse = Pulse()
@@ -350,3 +363,31 @@ class NodeCase(TestCase):
         if isinstance(client, Http):
             client.token = known["token"]
         return client
+
+
+class CalmCase(NodeCase):
+    """A test in which nothing may be logged as an error; `clock` has Autobahn's timers."""
+
+    def setUp(self) -> None:
+        self.faults: list[LogEvent] = []
+        note: Any = self._note
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        super().setUp()
+        self.clock = Clock()
+        config: Any = txaio.config  # type: ignore[attr-defined]
+        self.addCleanup(setattr, config, "loop", config.loop)
+        config.loop = self.clock
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await super().tearDown()
+        self.calm()
+
+    def calm(self) -> None:
+        """Fails if a fault was logged by now."""
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(self.faults, [])
+
+    def _note(self, event: LogEvent) -> None:
+        if event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            self.faults.append(event)

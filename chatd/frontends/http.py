@@ -130,19 +130,25 @@ class NotFound(_Json):
         return self.refuse(request, Refused("not-found", "There is nothing here."))
 
 
-class Root(Resource):
+class Branch(NotFound):
+    """A place where nothing is but what is below it."""
+
+    isLeaf = False
+
+    def getChild(self, path: bytes, request: server.Request) -> Resource:
+        return NotFound()
+
+
+class Root(Branch):
     """The tree of resources."""
 
     def __init__(self, api: Resource, health: Resource, ready: Resource) -> None:
         super().__init__()
-        v1 = Resource()
+        v1 = Branch()
         v1.putChild(b"v1", api)
         self.putChild(b"api", v1)
         self.putChild(b"healthz", health)
         self.putChild(b"readyz", ready)
-
-    def getChild(self, path: bytes, request: server.Request) -> Resource:
-        return NotFound()
 
 
 class Health(_Json):
@@ -165,6 +171,9 @@ class Api(_Json):
     user's token or an API key; the result as JSON."""
 
     isLeaf = True
+    allowedMethods = (b"POST",)
+    # twisted.web's would call a render_GET that is not there.
+    render_HEAD: Any = None
 
     def __init__(self, node: Node, dispatcher: Dispatcher) -> None:
         super().__init__()
@@ -191,7 +200,8 @@ class Api(_Json):
         if name not in COMMANDS:
             raise unknown_command(name)
         call = _decode(name, request.content.read())  # type: ignore[union-attr]
-        session = Session(Once(), PLAIN, request.getClientAddress().host, self._node.tick)
+        address = getattr(request.getClientAddress(), "host", "local")  # a Unix socket has none
+        session = Session(Once(), PLAIN, address, self._node.tick)
         await self._authorise(session, request.getHeader(b"authorization"))
         result = await self._dispatcher.call(session, call)
         return self.answer(request, msgspec.json.encode(result))

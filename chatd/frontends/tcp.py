@@ -30,6 +30,10 @@ _TELNET = re.compile(
     rb"|(?P<cut>\xff.*)",
     re.DOTALL,
 )
+# telnet takes UTF-8's 0x83 for ^C and then hides all output until its "DO TIMING-MARK" is
+# answered (RFC 860); "DO TRANSMIT-BINARY" (RFC 856) ends the mistake.
+_TIMING_MARK = b"\xff\xfd\x06"
+_NO_MARK = b"\xff\xfc\x06\xff\xfd\x00"
 
 
 class LineProtocol(TransportLink):
@@ -48,6 +52,8 @@ class LineProtocol(TransportLink):
     def dataReceived(self, data: bytes) -> None:
         data = self._negotiation + data
         if b"\xff" in data:
+            if _TIMING_MARK in data:
+                self.send(_NO_MARK)
             data, iac, cut = _TELNET.sub(rb"\g<cut>", data).partition(b"\xff")
             self._negotiation = iac + cut
         *lines, self._rest = (self._rest + data).split(b"\n")

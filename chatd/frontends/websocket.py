@@ -7,6 +7,7 @@ dropped.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -74,7 +75,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     serveFlashSocketPolicy = False
     flashSocketPolicy = ""
     allowedOrigins: ClassVar[list[str]] = ["*"]  # onConnect decides
-    allowedOriginsPatterns: ClassVar[list[str]] = ["*"]
+    allowedOriginsPatterns: ClassVar[list[re.Pattern[str]]] = [re.compile("")]
     allowNullOrigin = True
     maxConnections = 0
     trustXForwardedFor = 0
@@ -165,6 +166,10 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         if self.session is not None:
             self.session.heard = self.node.tick
 
+    def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
+        self.node.hub.flush()  # no data may come behind a close (RFC 6455 §5.5.1)
+        super().sendCloseFrame(*args, **kwargs)
+
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> Any:
         self.input_ended()
         return super().onCloseFrame(code, reasonRaw)
@@ -179,7 +184,6 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     # -- session.Link
 
     def close(self, code: int, reason: str) -> None:
-        self.node.hub.flush()
         self.sendClose(code, reason)
 
     def ping(self) -> None:

@@ -89,6 +89,16 @@ _USER = "SELECT id, name, disabled_at FROM users WHERE "
 def log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Refused]:
     """Answers a batch of logins in one transaction: finds the users, makes those who are
     vouched for or register, issues tokens, reads memberships."""
+    try:
+        return _log_in(connection, logins)
+    except connection.dialect.errors as error:
+        if not connection.dialect.duplicate(error):
+            raise
+        # Another node took a name after we had seen it free; now we see that it is taken.
+        return _log_in(connection, logins)
+
+
+def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Refused]:
     with connection.transaction():
         keys = _scopes(connection, {lo.api_key for lo in logins if lo.api_key})
         users, expiries = _by_token(connection, [lo.token for lo in logins if lo.token])

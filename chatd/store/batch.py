@@ -90,14 +90,17 @@ class Batcher(Generic[Item, Result]):
         return done
 
     def _next(self) -> None:
-        if not self._waiting:
-            self._running = False
-            idle, self._idle = self._idle, []
-            for done in idle:
-                done.callback(None)
+        if self._waiting:
+            self._begin()
             return
-        batch = self._cut()
-        Deferred.fromCoroutine(self._run(batch)).addErrback(self._failed)
+        self._running = False
+        at_rest = self._unpublished + self._idle
+        self._unpublished, self._idle = [], []
+        for done in at_rest:
+            done.callback(None)
+
+    def _begin(self) -> None:
+        Deferred.fromCoroutine(self._run(self._cut())).addErrback(self._failed)
 
     def _cut(self) -> list[tuple[Item, Deferred[Result]]]:
         total = count = 0
@@ -112,25 +115,38 @@ class Batcher(Generic[Item, Result]):
 
     async def _run(self, batch: list[tuple[Item, Deferred[Result]]]) -> None:
         results = await self._results([item for item, _ in batch])
-        self._next()  # the database works while what it stored is told
+        # Who asks from here on may have seen what the next batch stores.
+        unpublished, self._unpublished = self._unpublished, []
+        more = bool(self._waiting)
+        if more:
+            self._begin()  # the database works while what it stored is told
+        self._tell(batch, results)
+        for waiter in unpublished:
+            waiter.callback(None)
+        if not more:
+            self._next()
+
+    def _tell(
+        self, batch: list[tuple[Item, Deferred[Result]]], results: Sequence[Result | Refused]
+    ) -> None:
         stored = [
             (item, result)
             for (item, _), result in zip(batch, results, strict=True)
             if not isinstance(result, Refused)
         ]
-        try:
-            self._publish(stored)
-        except Exception:  # a fault in telling must not take the answers with it
-            self._log.failure("publishing failed")
+        self._try(lambda: self._publish(stored))
         for (_, done), result in zip(batch, results, strict=True):
             if isinstance(result, Refused):
                 done.errback(Failure(result))
             else:
                 done.callback(result)
-        self._told()
-        published, self._unpublished = self._unpublished, []
-        for waiter in published:
-            waiter.callback(None)
+        self._try(self._told)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:  # a fault in telling must not take the answers with it
+            self._log.failure("publishing failed")
 
     async def _results(self, items: list[Item]) -> Sequence[Result | Refused]:
         try:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from chatd.errors import Refused
 from chatd.model import Entry, Party, Role, Room, fold
 from chatd.store.connection import Connection, Row
-from chatd.store.log import read_after
+from chatd.store.log import END_OF_ROOM, read_after
 
 UNREAD_SEEN = 1000  # unread messages are counted among a room's last 1000 entries
 
@@ -197,7 +197,7 @@ def _cursor_row(cursor: Cursor) -> Row:
 
 _ROOM = (
     "SELECT r.id, r.kind, r.name, r.title, r.low_id, lo.name, r.high_id, hi.name,"
-    " (SELECT MAX(e.seq) FROM entries e WHERE e.room_id = r.id),"
+    f" {END_OF_ROOM},"
     " c.delivered_seq, c.read_seq, r.dissolved_at"
     " FROM {source}"
     " LEFT JOIN users lo ON lo.id = r.low_id LEFT JOIN users hi ON hi.id = r.high_id"
