@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run run-mysql test bench clean
+.PHONY: help run run-mysql test bench docs clean
 # One thing at a time, also under -j: the steps share .venv.
 .NOTPARALLEL:
 
@@ -42,6 +42,9 @@ test: $(VENV)/installed-test ## all checks and tests
 bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 	@tools/servers
 	@exec $(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/installed ## write docs/protocol.md from the code
+	@$(BIN)/python -m tools.protocol > docs/protocol.md
 
 clean: ## remove what make made: .venv, .run and its database, caches
 	rm -rf $(VENV) .run build dist chatd.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -25,10 +25,10 @@ class Passwords:
     """Hashes and verifies in threads of their own (argon2id, the library's RFC 9106 low-memory
     profile), so that a flood of logins does not stop the chat."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, hasher: argon2.PasswordHasher | None = None) -> None:
         self._reactor = reactor
         self._threads = ThreadPool(0, _THREADS, "passwords")
-        self._hasher = argon2.PasswordHasher()
+        self._hasher = hasher or argon2.PasswordHasher()
         self._nobody = self._hasher.hash("nobody has this password")
         self._waiting = 0
 

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
 
 from chatd.model import Entry, Membership, Party, Room
 from chatd.session import Session, User, Wire
 
 
-class Clock(Protocol):
-    """What of the reactor the hub needs."""
-
-    def callLater(self, delay: float, call: Callable[..., Any], *args: Any) -> Any: ...
-
-
 class Hub:
     """The sessions of this node, by user and by group."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self.sessions: set[Session] = set()
         self._users: dict[int, User] = {}
@@ -70,9 +65,12 @@ class Hub:
             user = self._users[party.id] = User(party)
         user.sessions.append(session)
         session.user = user
+        before = user.groups
         user.groups = {m.room.id: m.role for m in memberships if m.room.id not in self._dissolved}
+        for room_id in before.keys() - user.groups.keys():
+            self._remove(room_id, user)
         for room_id in user.groups:
-            self._groups.setdefault(room_id, {})[session] = None
+            self._add(room_id, user)
         return user
 
     def leave(self, session: Session) -> None:
@@ -111,8 +109,7 @@ class Hub:
         if user is None:
             return
         user.groups[member.room.id] = member.role
-        group = self._groups.setdefault(member.room.id, {})
-        group.update(dict.fromkeys(user.sessions))
+        self._add(member.room.id, user)
 
     def part(self, room_id: int, user_id: int) -> None:
         """A user is no member any more."""
@@ -120,11 +117,7 @@ class Hub:
         user = self._users.get(user_id)
         if user is None or user.groups.pop(room_id, None) is None:
             return
-        user.peers = None
-        for session in user.sessions:
-            self._drop(room_id, session)
-            if session.behind is not None:
-                session.behind.pop(room_id, None)
+        self._remove(room_id, user)
 
     def dissolve(self, room_id: int) -> None:
         """A group is no more."""
@@ -133,6 +126,16 @@ class Hub:
             if session.user is not None:
                 session.user.groups.pop(room_id, None)
                 session.user.peers = None
+
+    def _add(self, room_id: int, user: User) -> None:
+        self._groups.setdefault(room_id, {}).update(dict.fromkeys(user.sessions))
+
+    def _remove(self, room_id: int, user: User) -> None:
+        user.peers = None
+        for session in user.sessions:
+            self._drop(room_id, session)
+            if session.behind is not None:
+                session.behind.pop(room_id, None)
 
     def _note_move(self, user_id: int) -> None:
         if self._entering:

@@ -35,7 +35,7 @@ Display = Annotated[
     str, Meta(max_length=64, pattern=LINE_PATTERN, description="the name that people see")
 ]
 Password = Annotated[str, Meta(min_length=1, max_length=256, description="the password")]
-Secret = Annotated[str, Meta(min_length=1, max_length=4096, description="a token or key")]
+Secret = Annotated[str, Meta(min_length=1, max_length=4096, description="the token")]
 Key = Annotated[
     str,
     Meta(

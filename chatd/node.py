@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
-from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused
+from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused, Unavailable
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, fold, normalise
 from chatd.session import Session, User
@@ -102,6 +102,10 @@ class Node:
         Deferred.fromCoroutine(work).addErrback(
             lambda failure: self.log.failure("{what} failed", failure, what=what)
         )
+
+    def full(self) -> bool:
+        """Whether no further client may connect."""
+        return len(self.hub.sessions) >= self.limits.connections
 
     # -- people
 
@@ -234,6 +238,8 @@ class Node:
         if draft.kind == "dissolved":
             self.hub.dissolve(draft.room.id)
 
+
+TOO_MANY = Unavailable("The server has as many connections as it may. Try again.", 10.0)
 
 _MEMBERSHIP = frozenset(("joined", "left", "dissolved"))
 

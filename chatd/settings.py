@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 
 ENDPOINTS = (
     "tcp:PORT:interface=ADDRESS, ssl:PORT:privateKey=FILE:certKey=FILE, tls:DIRECTORY:PORT, "
-    "unix:PATH, systemd:domain=INET:name=NAME, or haproxy: before one of these"
+    "unix:PATH, systemd:domain=INET:index=0, or haproxy: before one of these"
 )
 STORE_URLS = (
     '"", sqlite:///relative/path, sqlite:////absolute/path or '
@@ -269,7 +269,9 @@ class Listen(Section, frozen=True, kw_only=True):
 
 class Store(Section, frozen=True, kw_only=True):
     url: Annotated[str, _is('The database; "": STATE/chatd.db.', option="store", **_URL)] = ""
-    connections: Annotated[int, _is("Connections to MySQL.", 1, 64)] = 4
+    connections: Annotated[
+        int, _is("Connections to MySQL to write, and as many to read.", 1, 64)
+    ] = 4
 
 
 class Accounts(Section, frozen=True, kw_only=True):
@@ -302,9 +304,11 @@ class Limits(Section, frozen=True, kw_only=True):
     ] = 262_144
     login_seconds: Annotated[float, _is("Seconds until a login is due.", 0.1, 3600)] = 30
     passwords_per_minute: Annotated[
-        int, _is("Passwords tried a minute, per account and per address.", 1, 10_000)
+        int, _is("Wrong passwords a minute per account; ten times that per address.", 1, 10_000)
     ] = 20
-    handshake_seconds: Annotated[float, _is("Seconds for a WebSocket handshake.", 0.1, 300)] = 5
+    handshake_seconds: Annotated[
+        float, _is("Seconds until the head of a first HTTP request is there.", 0.1, 300)
+    ] = 5
 
 
 class Heartbeat(Section, frozen=True, kw_only=True):

@@ -6,11 +6,12 @@ import gc
 import os
 import sys
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from twisted.application import strports
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -75,7 +76,7 @@ class Options(usage.Options):
             raise SystemExit(0)
 
 
-def _leave(code: int, *sentences: str) -> None:
+def _leave(code: int, *sentences: str) -> NoReturn:
     for sentence in sentences:
         print(f"chatd: {sentence}", file=sys.stderr)
     raise SystemExit(code)
@@ -121,8 +122,11 @@ class Listener(Service):
         self._told = told
 
     def privilegedStartService(self) -> None:
-        """Opens the port; raises if it cannot be opened."""
-        self._service.privilegedStartService()
+        """Opens the port; leaves with a sentence if it cannot be opened."""
+        try:
+            self._service.privilegedStartService()
+        except CannotListenError as error:
+            _leave(_UNAVAILABLE, str(error))
 
     def startService(self) -> None:
         """Tells where clients connect."""
@@ -176,12 +180,19 @@ def makeService(options: Options) -> IService:
     web = WebFactory(node.clock, settings.limits, chat.buildProtocol, site.buildProtocol)
     lines = LineFactory(node, dispatcher)
     for endpoint in settings.listen.http:
-        Listener(strports.service(endpoint, web, reactor), _TOLD_HTTP).setServiceParent(daemon)
+        Listener(_service(endpoint, web, reactor), _TOLD_HTTP).setServiceParent(daemon)
     for endpoint in settings.listen.tcp:
-        Listener(strports.service(endpoint, lines, reactor), _TOLD_TCP).setServiceParent(daemon)
+        Listener(_service(endpoint, lines, reactor), _TOLD_TCP).setServiceParent(daemon)
     return logs.start(
         daemon, format=settings.log.format, level=settings.log.level, twistd=options.parent
     )
+
+
+def _service(endpoint: str, factory: Any, reactor: Any) -> Any:
+    try:
+        return strports.service(endpoint, factory, reactor)
+    except (ValueError, LookupError, OSError) as error:  # such as no socket from systemd
+        _leave(_BAD_CONFIG, f"{endpoint} cannot be listened on: {error}")
 
 
 def _node(settings: Config, reactor: Any) -> Node:

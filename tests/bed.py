@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import argon2
 import txaio
 from twisted.internet import address, reactor
 from twisted.internet.defer import Deferred, succeed
@@ -21,7 +22,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from chatd.auth import SiteTokens
+from chatd.auth import Passwords, SiteTokens
 from chatd.dispatcher import Dispatcher
 from chatd.frontends.http import make_site
 from chatd.frontends.tcp import LineFactory
@@ -317,6 +318,9 @@ class NodeCase(TestCase):
             self.pulse,
             self.site_tokens,
         )
+        # As safe as it is by default, a password would take longer than all else in a test.
+        weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        self.node.passwords = Passwords(clock, weak)
         self.dispatcher = Dispatcher(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None)
         self.lines_factory = LineFactory(self.node, self.dispatcher)

@@ -53,9 +53,10 @@ class HandOver(NodeCase):
 
     def open(self) -> None:
         super().open()
-        self.stepped: Any = SteppedStore(self.node.store)
-        self.node.store = self.stepped
-        self.node.backlog._store = self.stepped
+        stepped: Any = SteppedStore(self.node.store)
+        self.stepped = stepped
+        self.node.store = stepped
+        self.node.backlog._store = stepped
 
     async def _away(self, *texts: str) -> None:
         """Alice is here, bob was and is not; `texts` were said since."""
@@ -128,8 +129,9 @@ class HandOver(NodeCase):
     async def test_stored_but_not_yet_published(self) -> None:
         """What the log brings before it is published is not written again when it is."""
         await self._away("one")
-        publish, held = self.node.publish, []
-        log: Any = self.node.store._store._log
+        publish = self.node.publish
+        held: list[Any] = []
+        log: Any = self.stepped._store._log
         log._publish = held.append
         await self._say("two")
         self.stepped.level = Deferred()

@@ -17,6 +17,16 @@ Device = Annotated[
     str,
     Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z", description="what the client is"),
 ]
+Invitation = Annotated[str, Meta(min_length=1, max_length=4096, description="who lets you in")]
+SiteToken = Annotated[
+    str, Meta(min_length=1, max_length=4096, description="of the site that embeds this server")
+]
+BackEndKey = Annotated[
+    str, Meta(min_length=1, max_length=4096, description="of a back end, with scope login-as")
+]
+Replay = Annotated[bool, Meta(description="send what has come since you were last here")]
+Ack = Annotated[bool, Meta(description="only `delivered` and `read` say what arrived")]
+Everywhere = Annotated[bool, Meta(description="end all your tokens and sessions")]
 TokenId = Annotated[str, Meta(min_length=16, max_length=16, description="a token's id")]
 
 _DAY = 24 * 60 * 60 * 1000  # ms
@@ -48,10 +58,10 @@ async def register(
     name: Name,
     password: Password,
     display: Display = "",
-    invitation: Secret | None = None,
+    invitation: Invitation | None = None,
     device: Device = "",
-    replay: bool = True,
-    ack: bool = False,
+    replay: Replay = True,
+    ack: Ack = False,
 ) -> LoggedIn:
     """Makes an account and logs in. The server may want an invitation, or take nobody."""
     rule = ctx.node.accounts.registration
@@ -73,11 +83,11 @@ async def login(
     name: Name | None = None,
     password: Password | None = None,
     token: Secret | None = None,
-    jwt: Secret | None = None,
-    api_key: Secret | None = None,
+    jwt: SiteToken | None = None,
+    api_key: BackEndKey | None = None,
     device: Device = "",
-    replay: bool = True,
-    ack: bool = False,
+    replay: Replay = True,
+    ack: Ack = False,
 ) -> LoggedIn:
     """Logs in: with name and password, token, jwt, or api_key and name.
 
@@ -167,7 +177,7 @@ def _logged_in(ctx: Context, account: Account, token: str) -> LoggedIn:
 
 
 @command(USERS)
-async def logout(ctx: Context, everywhere: bool = False) -> Done:
+async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
     """Ends this session's token; with everywhere, all your tokens and sessions."""
     user, session, node = ctx.user, ctx.session, ctx.node
     node.cursors.prove(session)

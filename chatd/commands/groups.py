@@ -46,22 +46,24 @@ async def create(ctx: Context, name: Group, title: Title = "") -> Created:
 
 
 @command(USERS)
-async def join(ctx: Context, group: Group) -> Deferred[Stored]:
+async def join(ctx: Context, group: Group) -> Stored:
     """Joins a group. You get what is said from now on; history reads what was said before."""
     user = ctx.user
     room = await ctx.node.group(group_name(group))
     if room.id in user.groups:
         raise Refused("exists", f"You are in #{room.name} already.")
     ctx.session.room = f"#{room.name}"
-    return _append(ctx, room, "joined", lambda db, seq: statements.join(db, room.id, user.id, seq))
+    return await _append(
+        ctx, room, "joined", lambda db, seq: statements.join(db, room.id, user.id, seq)
+    )
 
 
 @command(USERS)
-async def leave(ctx: Context, group: Group) -> Deferred[Stored]:
+async def leave(ctx: Context, group: Group) -> Stored:
     """Leaves a group. Its owner cannot leave, but dissolve it."""
     user = ctx.user
     room = await _mine(ctx, group)
-    return _append(ctx, room, "left", lambda db, seq: statements.leave(db, room.id, user.id))
+    return await _append(ctx, room, "left", lambda db, seq: statements.leave(db, room.id, user.id))
 
 
 @command(USERS)
@@ -73,14 +75,16 @@ async def members(ctx: Context, group: Group, after: After = "", limit: Limit = 
 
 
 @command(USERS)
-async def dissolve(ctx: Context, group: Group) -> Deferred[Stored]:
+async def dissolve(ctx: Context, group: Group) -> Stored:
     """Ends a group for all its members. Only the owner may."""
     user = ctx.user
     room = await _mine(ctx, group)
     if user.groups[room.id] != "owner":
         raise Refused("forbidden", f"Only the owner can dissolve #{room.name}.")
     now = ctx.node.millis()
-    return _append(ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now))
+    return await _append(
+        ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now)
+    )
 
 
 async def _mine(ctx: Context, group: str) -> Room:
@@ -90,4 +94,5 @@ async def _mine(ctx: Context, group: str) -> Room:
 
 
 def _append(ctx: Context, room: Room, kind: str, effect: Effect) -> Deferred[Stored]:
+    # Awaited by the commands: the session's next request depends on the membership.
     return ctx.node.append(ctx.session, ctx.user, room, kind, {}, effect=effect)

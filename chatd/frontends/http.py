@@ -113,6 +113,15 @@ class _Json(Resource):
         request.setHeader(b"x-content-type-options", b"nosniff")
         return data
 
+    def render(self, request: server.Request) -> Any:
+        try:
+            return super().render(request)
+        except server.UnsupportedMethod as error:  # type: ignore[attr-defined]
+            allowed = b", ".join(error.allowedMethods).decode()
+            request.setHeader(b"allow", allowed.encode())
+            refused = Refused("bad-request", f"The method is {allowed}.")
+            return self.answer(request, PLAIN.error(None, refused), 405)
+
     def refuse(self, request: server.Request, refused: Refused) -> bytes:
         if refused.retry_after is not None:
             request.setHeader(b"retry-after", b"%d" % max(1, round(refused.retry_after)))

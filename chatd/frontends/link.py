@@ -17,6 +17,7 @@ from chatd.dispatcher import Dispatcher
 from chatd.node import Node
 from chatd.session import Link, Session, Wire
 
+_GOODBYE = 2.0  # seconds until a connection that does not close is dropped
 _HELD = 1  # too many requests under way
 _FULL = 2  # the client does not read what it is sent
 
@@ -33,6 +34,7 @@ class TransportLink(Protocol, Link):
     live: ClassVar[bool] = True
     session: Session | None = None
     _stopped = 0
+    _closing: Any = None
 
     def opened(self, wire: Wire) -> Session:
         """To be called when the client may send requests."""
@@ -48,12 +50,20 @@ class TransportLink(Protocol, Link):
 
     def lost(self) -> None:
         """To be called when the connection is gone."""
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
         session, self.session = self.session, None
         if session is not None:
             user = session.user
             self.node.hub.close(session)
             if user is not None:
                 self.node.cursors.save_user(user.id)
+
+    def drop_soon(self) -> None:
+        """Drops the connection unless it closes by itself: a peer that does not read never
+        gets to the end of what it is sent."""
+        if self._closing is None:
+            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
 
     def input_ended(self) -> None:
         """The client sends no more. That it ended in good order, with all acknowledged,

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from chatd.dispatcher import Dispatcher, Malformed
 from chatd.errors import Refused
 from chatd.frontends.link import TransportLink
-from chatd.node import Node
+from chatd.node import TOO_MANY, Node
 from chatd.session import Session, Wire
 from chatd.wire import text
 from chatd.wire.json import JsonWire
@@ -20,8 +20,6 @@ from chatd.wire.text import TextWire
 
 TEXT = TextWire()
 JSON_LINES = JsonWire(lambda payload: payload + b"\n")
-
-_GOODBYE = 2.0  # seconds until a connection that does not close is dropped
 
 # RFC 854: IAC, then WILL, WONT, DO, DONT and an option; or SB … IAC SE; or one more byte; or
 # the beginning of one of these, at the end. Possessive, so that no bytes take quadratic time.
@@ -42,11 +40,14 @@ class LineProtocol(TransportLink):
     pings = False
     _rest = b""
     _negotiation = b""  # its beginning; it may hold line ends that are none
-    _closing: Any = None
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
         keep_alive(transport, self.node)
+        if self.node.full():
+            self.send(TEXT.error(None, TOO_MANY))
+            self._end()
+            return
         self.opened(TEXT)
 
     def dataReceived(self, data: bytes) -> None:
@@ -86,6 +87,7 @@ class LineProtocol(TransportLink):
             session.wire = _MODES[words]
             self._receive(text.decode("/ping"))
         elif words == "/quit":
+            self.input_ended()
             self._finish(session)
         else:
             self._receive(text.decode(words))
@@ -102,8 +104,6 @@ class LineProtocol(TransportLink):
         self._end()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
         self.lost()
 
     def readConnectionLost(self) -> None:
@@ -140,7 +140,7 @@ class LineProtocol(TransportLink):
     def _end(self) -> None:
         if self._closing is None:
             transport: Any = self.transport
-            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
+            self.drop_soon()
             self.node.hub.flush()
             transport.loseConnection()
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocolNegotiationFactory,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -91,6 +95,7 @@ def _wants_websocket(head: bytes) -> bool:
     return bool(target) and target[0].partition(b"?")[0] == b"/ws"
 
 
+@implementer(IProtocolNegotiationFactory)
 class WebFactory(Factory):
     """Makes the protocols; `make_websocket` and `make_http` build what takes over."""
 
@@ -108,3 +113,7 @@ class WebFactory(Factory):
         self.limits = limits
         self.make_websocket = make_websocket
         self.make_http = make_http
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS clients that ask what is spoken here (ALPN, RFC 7301)."""
+        return [b"http/1.1"]

@@ -17,9 +17,9 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.errors import Refused
+from chatd.errors import TRY_AGAIN_LATER, Refused
 from chatd.frontends.link import TransportLink
-from chatd.node import Node
+from chatd.node import TOO_MANY, Node
 from chatd.wire.json import JsonWire, decode
 
 _LEFTOVERS = (  # of the handshake: 1.5 KB a connection
@@ -34,7 +34,6 @@ _WHOLE_TEXT = 0x81  # FIN and the opcode of text
 _MASKED = 0x80
 _SIZE_16 = 126  # the size stands in the next two bytes
 _PING = b"\x89\x00"
-_CLOSE_SECONDS = 2.0  # for the peer to answer a close
 
 
 def frame(payload: bytes) -> bytes:
@@ -63,7 +62,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     failByDrop = False  # say why before closing
     echoCloseCodeReason = False
     openHandshakeTimeout = 0  # the whole head is there before this protocol is made
-    closeHandshakeTimeout = _CLOSE_SECONDS
+    closeHandshakeTimeout = 0  # sendCloseFrame sees to it
     tcpNoDelay = True
     autoPingInterval = autoPingTimeout = 0  # the heartbeat does it for all sessions
     autoPingSize = 12
@@ -81,6 +80,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     trustXForwardedFor = 0
     origins: ClassVar[tuple[str, ...]] = ()
     maxFramePayloadSize = maxMessagePayloadSize = 0  # set by the factory
+    current_frame: Any  # none between two frames
 
     @staticmethod
     def perMessageCompressionAccept(offers: Any) -> None:
@@ -100,6 +100,9 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
+        if self.node.full():
+            self.sendClose(TRY_AGAIN_LATER, TOO_MANY.sentence)
+            return
         self.opened(FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
@@ -118,10 +121,10 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         body = start + 6
         if len(data) < body or data[start] != _WHOLE_TEXT:
             return None
-        if self.state != self.STATE_OPEN or self.data:
+        if self.data or self.state != self.STATE_OPEN:
             return None
         if self.inside_message or self.current_frame is not None:
-            return None
+            return None  # amid a message or a frame
         size = data[start + 1] - _MASKED
         if size == _SIZE_16:
             size = int.from_bytes(data[start + 2 : start + 4], "big")
@@ -169,6 +172,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         self.node.hub.flush()  # no data may come behind a close (RFC 6455 §5.5.1)
         super().sendCloseFrame(*args, **kwargs)
+        self.drop_soon()
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> Any:
         self.input_ended()
@@ -184,7 +188,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     # -- session.Link
 
     def close(self, code: int, reason: str) -> None:
-        self.sendClose(code, reason)
+        # Autobahn's sendClose takes no code below 3000 but 1000, and so not 1012 and 1013.
+        self.sendCloseFrame(code, reason.encode())
 
     def ping(self) -> None:
         self.send(_PING)

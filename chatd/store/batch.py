@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -17,12 +18,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_WAITING = 20_000  # items; a second of the highest load measured
-
-
-class Clock(Protocol):
-    """What of the reactor a batch needs."""
-
-    def callLater(self, delay: float, call: Callable[..., Any], *args: Any) -> Any: ...
 
 
 class Batcher(Generic[Item, Result]):
@@ -37,7 +32,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        clock: Clock,
+        clock: IReactorTime,
         pool: Pool,
         work: Callable[[Connection, Sequence[Item]], Sequence[Result | Refused]],
         publish: Callable[[list[tuple[Item, Result]]], None] = lambda pairs: None,

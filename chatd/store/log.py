@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from chatd.errors import Refused, Unavailable
 from chatd.model import Entry, Party, Room
 from chatd.session import Session
-from chatd.store.batch import Batcher, Clock
+from chatd.store.batch import Batcher
 from chatd.store.connection import Connection, Row, marks
 from chatd.store.pool import Pool
 
@@ -71,7 +72,8 @@ class Draft(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True, omit_defaults=True):
-    """Where a draft stands in its room's log; `duplicate`: an earlier one with its key does."""
+    """Where the entry stands in its room's log, since when (ms); `duplicate`: it was stored by an
+    earlier request with the same key."""
 
     seq: int
     at: int
@@ -102,7 +104,7 @@ class Log:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: IReactorTime,
         pool: Pool,
         publish: Callable[[list[tuple[Draft, int]]], None],
         told: Callable[[], None],

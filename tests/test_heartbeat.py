@@ -1,0 +1,115 @@
+"""The heartbeat: dead peers, late logins, housekeeping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chatd.errors import LOGIN_TIMEOUT
+from chatd.heartbeat import BEATS
+from chatd.settings import Heartbeat as Pulse
+from chatd.settings import Limits
+from tests.bed import Frames, NodeCase
+
+
+class Beats(NodeCase):
+    """Ticks made by hand."""
+
+    pulse = Pulse(interval=30, timeout=10)
+    limits = Limits(login_seconds=20)
+
+    def tick(self, count: int) -> None:
+        for _ in range(count * BEATS):
+            self.heartbeat.beat()
+
+    def pings(self, client: Frames) -> int:
+        """Takes the pings that came; their number."""
+        count = client.received.count(b"\x89\x00")
+        client.received = client.received.replace(b"\x89\x00", b"")
+        return count
+
+    async def test_a_quiet_peer_is_asked_and_kept_if_it_answers(self) -> None:
+        """A quiet WebSocket client gets one ping an interval; its answers keep it."""
+        alice = await self.user("alice")
+        for _ in range(5):
+            self.tick(30)
+            self.assertEqual(self.pings(alice), 1)
+            alice.frame(b"", opcode=10)
+        self.assertFalse(alice.closed)
+
+    async def test_a_dead_peer_is_dropped_in_time(self) -> None:
+        """Who answers no ping is dropped within interval and timeout, though the server
+        writes to it all the time."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        for second in range(40):
+            self.assertFalse(bob.closed and second < 35, f"after {second} s")
+            if second % 5 == 0:
+                await alice.ask("say", to="@bob", text="are you there?")
+            self.tick(1)
+        self.assertTrue(bob.closed)
+        self.assertFalse(alice.closed)
+
+    async def test_a_client_that_asks_is_not_pinged(self) -> None:
+        """Any request is a sign of life."""
+        alice = await self.user("alice")
+        for _ in range(10):
+            self.tick(20)
+            await alice.ask("ping")
+        self.assertEqual(self.pings(alice), 0)
+
+    async def test_nobody_stays_without_logging_in(self) -> None:
+        """A connection on which nobody logs in is closed with its code."""
+        frames, lines = self.frames(), self.lines()
+        self.tick(20)
+        self.assertFalse(lines.closed)
+        self.tick(2)
+        opcode, payload = await frames.next_frame()
+        self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, LOGIN_TIMEOUT))
+        self.assertIn(b"* closing code=4101", lines.received)
+        self.assertTrue(lines.closed)
+
+    async def test_line_clients_may_be_silent(self) -> None:
+        """A person at telnet may read for hours and say nothing."""
+        alice = await self.user("alice", self.lines())
+        self.tick(500)
+        self.assertFalse(alice.closed)
+
+    async def test_cursors_of_silent_line_clients_move(self) -> None:
+        """What the kernel of a line client has acknowledged is not replayed, though the
+        client never answers and its connection breaks later."""
+        alice = await self.user("alice")
+        bob = await self.user("bob", self.lines())
+        await alice.ask("say", to="@bob", text="one")
+        await bob.event()
+        self.tick(1)
+        await self.node.store.idle()
+        bob.transport.abortConnection()
+        await alice.ask("say", to="@bob", text="two")
+        bob = self.lines()
+        bob.line("/login bob secret")
+        self.assertEqual(await bob.event(), "* @bob 2 <alice> two")
+
+    async def test_a_fault_does_not_stop_the_heart(self) -> None:
+        """A fault in one visit is logged, and the next beat comes."""
+        broken: Any = await self.user("alice")
+        session = next(iter(self.node.hub.sessions))
+        session.link = None  # type: ignore[assignment]
+        self.tick_safely()
+        self.assertTrue(self.flushLoggedErrors(AttributeError))
+        session.link = broken.protocol._inner
+        self.tick(1)
+
+    def tick_safely(self) -> None:
+        for _ in range(BEATS):
+            self.heartbeat._beat()
+
+    async def test_expired_tokens_are_forgotten(self) -> None:
+        """The tables do not grow with tokens that nobody can use."""
+        alice = await self.user("alice")
+        later = self.node.now() + 40 * 24 * 3600
+        self.node.now = lambda: later
+        self.tick(1)
+        await self.node.store.write(lambda connection: None)
+        await self.node.store.write(lambda connection: None)
+        rows = await self.node.store.read(lambda c: c.all("SELECT COUNT(*) FROM tokens"))
+        self.assertEqual(rows, [(0,)])
+        self.assertTrue((await alice.ask("ping"))["ok"])

@@ -1,0 +1,340 @@
+"""Writes docs/protocol.md from the code: ``python -m tools.protocol > docs/protocol.md``."""
+
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from chatd.commands import accounts, basics, groups, messages
+from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
+from chatd.frontends.http import _STATUS, PLAIN
+from chatd.frontends.tcp import TEXT
+from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
+from chatd.registry import COMMANDS, Command, Parameter
+from chatd.settings import settings
+from chatd.store.accounts import Token
+from chatd.store.log import Stored
+from chatd.store.rooms import Member
+from chatd.wire import json, text
+
+DOCUMENT = """\
+# chatd: wire protocol, version 1
+
+Made by `make docs` from the code. Do not edit.
+
+One vocabulary, three wires: JSON over WebSocket, lines over TCP, JSON over HTTP. They share the
+[commands](#commands), the [events](#events), the [errors](#errors) and the [limits](#limits).
+
+## Addresses and names
+
+`@alice` is a user. As a target it is the direct room with alice; your own name is your inbox.
+`#team` is a group. A name is 1 to 32 letters, digits, `_`, `-` or `.` of any script (`@刘备`),
+normalised by NFKC and unique without regard to case. A time is in milliseconds since 1970 UTC.
+A conversation is a log: its entries have the numbers (`seq`) 1, 2, 3 … without a gap.
+
+## JSON over WebSocket
+
+`ws://HOST:PORT/ws`, one JSON object per text frame. There is no compression and no subprotocol. A
+browser's page must come from the same host and port, or from an origin in `listen.origins`.
+
+    request  {{"cmd": COMMAND, "id": ID, parameters}}
+    reply    {{"reply": ID, "ok": true, fields of the result}}
+             {{"reply": ID, "ok": false, "error": CODE, "message": SENTENCE}}
+    event    {{"event": KIND, fields}}
+
+- `id` is a string or a 64-bit integer. Without one (or with null) there is no reply, but an error
+  is told with `"reply": null`. A field that the command does not know is an error.
+- A session's requests are answered in their order. `limits.requests_under_way` may be open; then
+  the server stops reading until some are answered.
+- The server pings after `heartbeat.interval` seconds of silence and drops the connection after
+  `heartbeat.timeout` more. Whoever has not logged in after `limits.login_seconds` is closed.
+- Bad input is answered. It closes the connection only if it breaks the framing or a limit.
+
+{closing}
+
+4000 to 4099, 1012 and 1013 mean: come back, after `retry_after` where it was told. 4100 to 4199
+mean: do not come back in the same way.
+
+## Lines over TCP
+
+UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program that writes a line.
+
+    /say #team key=0d9f hello    parameters by position, any also as NAME=VALUE
+    hello again                  said to the room last joined or talked to; //x says /x
+    {{"cmd": "ping", "id": 7}}     a JSON request; its reply is JSON, on one line
+    /json on                     from here events are JSON; /json off ends it
+    /quit                        answers what was asked, then closes
+
+    = …                          an element of a list in the result, before its +OK
+    +OK seq=42 at=1795166587483  the end of a reply
+    -ERR not-found There is …    a refusal; retry_after=SECONDS at its end where it helps
+    * …                          an event
+
+- In a command's usage, `[name=…]` may be left out. A text, a title and an object take the rest of
+  the line, so named parameters stand before them.
+- A reply or event is one line per element, always. A value with a space or `"`, and an empty one,
+  is written as JSON. A message's line has no `at`, `kind` or `reply_to`; in JSON it has.
+- Nothing that acts on a terminal leaves as it is: control characters but tab, marks that
+  reorder text and the backslash are shown as escapes (`\\xNN`, `\\uNNNN`):
+
+{hidden}
+
+- A line over `limits.line_bytes` is refused and the connection closed. An empty line is nothing.
+  Telnet's own commands are taken out. There are no pings: the kernel's keep-alive finds the dead.
+
+## JSON over HTTP
+
+`POST /api/v1/COMMAND` with the parameters as a JSON object; an empty body is an empty object.
+`Authorization: Bearer SECRET` takes a user's token, or an API key. The answer's body is the result
+without `reply` and `ok`. A refusal has the status below and the body `{{"reply": null, "ok": false,
+"error": CODE, "message": SENTENCE}}`, with `Retry-After` where it helps. A session is one request:
+events are read with `sync` or `history`, and `replay` and `ack` mean nothing. With an API key you
+are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a user's token.
+`GET /healthz` answers 200 while the process lives; `GET /readyz` answers 503 once it is stopping.
+
+## Delivery
+
+- The reply to `say` comes when the message is committed. A repeat with the same `key` gets the
+  first one's `seq`; the same key for another address is a `conflict`.
+- `login` with `replay` (the default) gives, room by room and in order, every entry after the
+  user's `delivered` cursor, then live events, with no gap and no repeat between them. With
+  `replay=false` there are live events alone: call `sync` for the rest.
+- The session that caused an entry gets the reply, not the event. The user's other sessions get it.
+- The cursor moves when the client says `delivered` or `read`. Unless it logged in with `ack` it
+  moves by proof as well: an answer to a ping sent afterwards; any later request, a second's tick
+  (over TCP) or a clean end, if the peer's kernel has acknowledged every byte.
+- What was not proved is delivered again at the next login. Drop what you have by (`to`, `seq`).
+- Whoever reads slowly loses nothing: past `limits.outbound_bytes` live events stop, and the log
+  feeds the session at its own pace until it has caught up.
+- `sync` gives at most {sync} entries of a room, and begins no further room once it has
+  {sync_in_all}. While `more` is true, ask again from where they end.
+
+## Commands
+
+{commands}
+
+## Events
+
+`to` is absolute, so one event suits all who get it: in a direct room the other party is `from` or
+`to`, whichever you are not. An event with a `seq` is an entry of a log; `history`, `sync` and
+`rooms` give entries in the same form. More kinds and fields may come; ignore what you do not know.
+
+{events}
+
+The same as lines:
+
+{event_lines}
+
+## Errors
+
+More codes may come. A `retry_after` is in seconds.
+
+{errors}
+
+On the wires:
+
+{refusals}
+
+## Limits
+
+The operator sets them; these are the defaults.
+
+{limits}
+"""
+
+ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
+ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
+TEAM = Room(1, "group", "team", "Weekend plans")
+PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
+
+
+def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
+    """The event that tells of an entry."""
+    return Entry(room.id, seq, name, room.address_from(sender.id), sender, AT, body).event()
+
+
+SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
+NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
+GOING = {"event": "going-away", "retry_after": 3.18}
+CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
+EVENTS: Sequence[tuple[dict[str, Any], str]] = (
+    (SAID, "Somebody said something in a group."),
+    (NOTE, "The same in a direct room, with a `kind` and a `reply_to` given to `say`."),
+    (entry(TEAM, 1, "created", ALICE, title=TEAM.title), "A group was made; its log begins."),
+    (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
+    (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
+    (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (GOING, "The server restarts: come back after so many seconds."),
+    (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
+)
+REQUESTS: Mapping[str, dict[str, Any]] = {
+    "register": {"name": "alice", "password": "correct-horse"},
+    "login": {"name": "alice", "password": "correct-horse", "device": "laptop"},
+    "revoke": {"token": "154554fde42d381c"},
+    "help": {"command": "ping"},
+    "create": {"name": "#team", "title": "Weekend plans"},
+    **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
+    "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
+    "history": {"to": "#team", "limit": 20},
+    "sync": {"since": {"#team": 41, "#gone": 8}},
+    **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
+}
+RESULTS: Sequence[msgspec.Struct] = (
+    accounts.LoggedIn("alice", "hJHpZI5W…", EXPIRES, SESSION),
+    accounts.Done(),
+    accounts.Tokens([Token("154554fde42d381c", "laptop", AT, EXPIRES, True)]),
+    basics.Help([basics.CommandHelp(COMMANDS["ping"].usage(), COMMANDS["ping"].help)]),
+    basics.Pong(AT),
+    basics.Identity(SESSION, "alice"),
+    groups.Created("#team"),
+    groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
+    Stored(42, AT),
+    messages.Page([SAID], True),
+    messages.Rooms([messages.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
+    messages.Synced([SAID], False, {"#gone": "not-found"}),
+    messages.Moved(42),
+)
+BOUNDS = {  # of a JSON schema, in words
+    "minimum": "≥ {}",
+    "maximum": "≤ {}",
+    "minLength": "≥ {} characters",
+    "maxLength": "≤ {} characters",
+    "maxProperties": "≤ {} elements",
+    "pattern": "{}",
+}
+WORDS: Mapping[Any, str] = {
+    2**63 - 1: "2^63−1",
+    2**53: "2^53",
+    TEXT_PATTERN: "no control characters but tab, LF and CR",
+    LINE_PATTERN: "one line, no control characters",
+    LINE_PATTERN.replace(r"\u2028\u2029", ""): "no control characters",
+    typing.get_args(Address)[1].pattern: "no spaces, no control characters",
+}
+
+
+def table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; bars separate the cells of its head."""
+    escaped = (" | ".join(cell.replace("|", r"\|") for cell in row) for row in rows)
+    lines = (head, " | ".join(["---"] * (head.count("|") + 1)), *escaped)
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def block(*lines: bytes) -> str:
+    """A block of code: what a wire writes or reads."""
+    shown = b"\n".join(line.rstrip(b"\r\n") for line in lines).decode()
+    return "```\n" + shown.replace("\r", "") + "\n```"
+
+
+def kind(schema: Mapping[str, Any]) -> str:
+    """The type that a JSON schema says."""
+    if "anyOf" in schema:
+        return " or ".join(kind(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(f'`"{one}"`' for one in schema["enum"])
+    if schema.get("type") == "array":
+        return f"array of {kind(schema['items'])}"
+    if schema.get("additionalProperties"):
+        return f"object of {kind(schema['additionalProperties'])}"
+    return str(schema.get("type") or schema["$ref"].rpartition("/")[2])
+
+
+def bound(value: Any) -> str:
+    """A bound; a pattern that no words explain is shown as it is."""
+    return WORDS.get(value) or (f"`{value}`" if isinstance(value, str) else str(value))
+
+
+def parameter(each: Parameter) -> Sequence[str]:
+    """The row of a command's parameter."""
+    schema = msgspec.json.schema(each.type)
+    schema = schema.get("anyOf", [schema])[0]  # the other one is null: not given
+    limits = (said.format(bound(schema[key])) for key, said in BOUNDS.items() if key in schema)
+    default = "" if each.default is None else f"`{msgspec.json.encode(each.default).decode()}`"
+    default = "required" if each.required else default
+    meaning = schema.get("description", "")
+    return f"`{each.name}`", kind(schema), default, ", ".join(limits), meaning
+
+
+def typed(command: Command, given: Mapping[str, Any]) -> str:
+    """The line that asks the same as a JSON request with these parameters."""
+    words, last = ["/" + command.name], []
+    for each in (each for each in command.parameters if each.name in given):
+        value = given[each.name]
+        if each.rest or each.object:
+            last.append(msgspec.json.encode(value).decode() if each.object else value)
+        else:
+            leads = command.parameters[len(words) - 1] is each
+            words.append(str(value) if leads else f"{each.name}={value}")
+    return " ".join(words + last)
+
+
+def exchange(command: Command) -> str:
+    """A request and its reply, as the wires themselves read and write them."""
+    given = REQUESTS.get(command.name, {})
+    line = typed(command, given)
+    asked = msgspec.json.encode({"cmd": command.name, "id": ID, **given})
+    request = json.decode(asked)
+    if type(request) is not command.request or request != replace(text.decode(line), id=ID):
+        raise AssertionError(f"{line} does not ask what {asked!r} does")
+    result = {type(sample): sample for sample in RESULTS}[result_of(command)]
+    lines = block(line.encode(), TEXT.reply(None, result))
+    return block(asked, PLAIN.reply(ID, result)) + "\n\n" + lines
+
+
+def result_of(command: Command) -> Any:
+    """The struct that a command gives, now or as a Deferred."""
+    return (typing.get_args(command.result) or (command.result,))[0]
+
+
+def fields(result: Any) -> str:
+    """The fields of a result, and of the structs in it."""
+    structs = msgspec.json.schema(result)["$defs"]
+    lines = []
+    for name in sorted(structs, key=lambda name: name != result.__name__):
+        schema, title = structs[name], "Result" if name == result.__name__ else f"`{name}`"
+        sure = schema.get("required", ())
+        each = [
+            f"`{field}` {kind(of)}" + ("" if field in sure else " (may be missing)")
+            for field, of in schema["properties"].items()
+        ]
+        told = " ".join(schema.get("description", "").split())
+        lines.append(f"{title}: {', '.join(each) or 'no fields'}. {told}")
+    return "\n\n".join(lines)
+
+
+def section(command: Command) -> str:
+    """All about one command."""
+    who = "Anybody may ask." if command.audience == "anybody" else "Log in first."
+    rows = table(
+        "parameter | type | default | bounds | meaning", map(parameter, command.parameters)
+    )
+    usage, about = block(command.usage().encode()), f"{command.help} {who}"
+    parts = (f"### {command.name}", about, usage, rows if command.parameters else "")
+    return "\n\n".join(filter(None, (*parts, fields(result_of(command)), exchange(command))))
+
+
+def reference() -> str:
+    """The whole document."""
+    refusals = Refused("not-a-member", "You are not in #team."), Unavailable("Try again.")
+    refused = ((f"`{code}`", str(_STATUS[code]), told) for code, told in MEANINGS.items())
+    limits = (s for s in settings() if s.key.startswith(("limits.", "heartbeat.")))
+    limited = ((f"`{s.key}`", str(s.default), s.description) for s in limits)
+    hidden = ((f"U+{ord(c):04X}", f"`{text.visible(c)}`") for c in "\n\r\\\x1b\x9b\u2028\u202e")
+    told = ((f"`{msgspec.json.encode(event).decode()}`", meaning) for event, meaning in EVENTS)
+    return DOCUMENT.format(
+        closing=table("close code | meaning", ((str(n), why) for n, why in CLOSE_CODES.items())),
+        hidden=table("character | shown as", hidden),
+        sync=messages._SYNC_AT_ONCE,
+        sync_in_all=messages._SYNC_IN_ALL,
+        commands="\n\n".join(map(section, COMMANDS.values())),
+        events=table("event | meaning", told),
+        event_lines=block(*(TEXT.event(event) for event, _ in EVENTS)),
+        errors=table("code | HTTP status | meaning", refused),
+        refusals=block(*(wire.error(ID, each) for each in refusals for wire in (PLAIN, TEXT))),
+        limits=table("setting | default | meaning", limited),
+    )
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
