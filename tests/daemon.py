@@ -17,20 +17,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.bed import masked
+from tests.bed import UPGRADE, masked
 
 SECONDS = 30  # a deadline, far more than anything here takes
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = Path(sys.executable).parent
 LOOPBACK = "tcp:0:interface=127.0.0.1"
+TWISTD = (str(PROGRAMS / "twistd"), "--nodaemon", "--pidfile=", "chatd")
 TELNET_ESCAPE = b"\x1d"
+
+# twistd, its work done, ends by the signal that asked it to; systemd takes that for success.
+ENDED = -signal.SIGTERM
 
 _NOT_OURS = re.compile("CHATD_.*|STATE_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*")
 _WEBSOCKET = r"WebSocket  wss?://127\.0\.0\.1:(\d+)/ws"
@@ -64,6 +68,7 @@ class Output:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lines: list[str] = []
+        self._rest = b""
         self._taken = 0
         self._ended = False
         self._changed = threading.Condition()
@@ -74,10 +79,11 @@ class Output:
     def text(self) -> str:
         """All that was read so far."""
         with self._changed:
-            return "".join(f"{line}\n" for line in self._lines)
+            return "".join(f"{line}\n" for line in self._lines) + _text(self._rest)
 
     def find(self, pattern: str) -> str:
-        """The first group of the pattern, or all of it, in the first line that has it."""
+        """The first group of the pattern, or all of it, in the first line that has it; the last
+        line need not have ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._match(pattern) or self._ended, SECONDS)
             found = self._match(pattern)
@@ -106,7 +112,8 @@ class Output:
         return self.text
 
     def _match(self, pattern: str) -> re.Match[str] | None:
-        return next(filter(None, (re.search(pattern, line) for line in self._lines)), None)
+        lines = [*self._lines, _text(self._rest)]
+        return next(filter(None, (re.search(pattern, line) for line in lines)), None)
 
     def _take(self) -> str | None:
         if self._taken == len(self._lines):
@@ -118,18 +125,23 @@ class Output:
         return self._ended or self._taken < len(self._lines)
 
     def _read(self) -> None:
-        rest = b""
         while data := _received(self._descriptor):
-            *lines, rest = (rest + data).split(b"\n")
-            self._add(lines, False)
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._add(lines, rest)
         os.close(self._descriptor)
-        self._add([rest] if rest else [], True)
-
-    def _add(self, lines: Sequence[bytes], ended: bool) -> None:
         with self._changed:
-            self._lines += [line.decode(errors="replace").rstrip("\r") for line in lines]
-            self._ended = ended
+            self._ended = True
             self._changed.notify_all()
+
+    def _add(self, lines: Sequence[bytes], rest: bytes) -> None:
+        with self._changed:
+            self._lines += map(_text, lines)
+            self._rest = rest
+            self._changed.notify_all()
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
 
 
 def _now() -> float:
@@ -154,8 +166,7 @@ class Daemon:
         named = {option for option in options if option in ("--http", "--tcp")}
         listen = [word for o in ("--http", "--tcp") if o not in named for word in (o, LOOPBACK)]
         self.process = subprocess.Popen(
-            [PROGRAMS / "twistd", "--nodaemon", "--pidfile=", "chatd"]
-            + [*listen, "--state", str(state), *options],
+            [*TWISTD, *listen, "--state", str(state), *options],
             cwd=self.state.parent,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
@@ -292,7 +303,9 @@ class Telnet(Terminal):
         return os.dup(master), master, slave, slave
 
     def leave(self) -> None:
-        self.keys(TELNET_ESCAPE + b"\nquit\n")
+        self.keys(TELNET_ESCAPE)
+        self.screen.find("telnet> ")
+        self.keys(b"quit\n")
         self._over()
 
 
@@ -310,14 +323,10 @@ class Browser:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._socket.settimeout(SECONDS)
+        self._end = _now() + SECONDS
         self._ids = count(1)
         self._received = b""
-        self._socket.sendall(
-            b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        self._socket.sendall(UPGRADE)
         while b"\r\n\r\n" not in self._received:
             self._receive()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -332,6 +341,7 @@ class Browser:
 
     def next(self) -> dict[str, Any]:
         """The next reply or event. Pings before it are answered; `Closed` if none comes."""
+        self._end = _now() + SECONDS  # for all of it: the server's pings come for ever
         while True:
             opcode, payload = self._frame()
             if opcode == 9:
@@ -346,13 +356,14 @@ class Browser:
     def ask(self, command: str, **parameters: Any) -> dict[str, Any]:
         """Sends a request; its reply. Events before it are passed over."""
         number = self.send(command, **parameters)
-        while (found := self.next()).get("reply") != number:
-            pass
-        return found
+        return self._first(lambda found: found.get("reply") == number)
 
     def event(self) -> dict[str, Any]:
         """The next event. Replies before it are passed over."""
-        while "event" not in (found := self.next()):
+        return self._first(lambda found: "event" in found)
+
+    def _first(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        while not wanted(found := self.next()):
             pass
         return found
 
@@ -373,6 +384,7 @@ class Browser:
         return taken
 
     def _receive(self) -> None:
+        self._socket.settimeout(max(self._end - _now(), 0.001))
         data = self._socket.recv(65536)
         if not data:
             raise Closed(1006, "")

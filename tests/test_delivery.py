@@ -92,13 +92,13 @@ class Delivery(NodeCase):
         )
         seen: list[list[tuple[int, str]]] = []
         total = backlog + live
-        for _ in range(4):
+        for attempt in range(4):
             bob = self.frames()
             await log_in(bob)
             entries: list[tuple[int, str]] = []
             while not entries or entries[-1][1] != f"{total - 1}":
                 entries += await self._events(bob, 1)
-                if len(entries) == backlog // 2 and not talking.called:
+                if len(entries) == backlog // 2 and attempt < 3:
                     break  # this one goes away in the middle, with nothing acknowledged
             seen.append(entries)
             bob.transport.abortConnection()
