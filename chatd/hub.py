@@ -82,6 +82,8 @@ class Hub:
         session.behind = None
         session.loading = False
         session.unproved = session.asked = None
+        if not session.link.live:
+            return  # one request's session never entered
         user.sessions.remove(session)
         for room_id in user.groups:
             self._drop(room_id, session)

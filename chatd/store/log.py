@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from chatd.errors import Refused, Unavailable
 from chatd.model import Entry, Party, Room
@@ -27,6 +27,7 @@ from chatd.store.connection import Connection, Row, marks
 from chatd.store.pool import Pool
 
 Effect = Callable[[Connection, int], None]
+Identity = tuple[int, bytes]  # of an entry: its sender's id and its key
 
 _ENDS_KEPT = 200_000  # rooms whose end is remembered: about 20 MB
 _KEYS_AT_ONCE = 100  # SQLite parses an OR chain recursively
@@ -99,22 +100,23 @@ class Log:
 
     `publish(pairs)` is called in the reactor's thread with the drafts that were stored now
     (not with repeats), in the order of their numbers within each room; `told()` when those
-    who wait for the batch have been told.
+    who wait for the batch have been told. What was stored by a batch that failed all the same
+    is published before the next one is.
     """
 
     def __init__(
         self,
-        clock: IReactorTime,
+        reactor: Any,
         pool: Pool,
         publish: Callable[[list[tuple[Draft, int]]], None],
         told: Callable[[], None],
     ) -> None:
         self._publish = publish
-        self._pending: dict[tuple[int, bytes], list[tuple[Draft, Deferred[Stored]]]] = {}
+        self._pending: dict[Identity, list[tuple[Draft, Deferred[Stored]]]] = {}
         self._batcher: Batcher[Draft, Stored] = Batcher(
-            clock,
+            reactor,
             pool,
-            Writer().write,
+            Writer(partial(reactor.callFromThread, publish)).write,
             self._stored,
             told,
             size=_most_bytes,
@@ -128,7 +130,7 @@ class Log:
         another room, `unavailable` where the database does not answer."""
         if draft.key.startswith(_OWN):
             return self._batcher.submit(draft)
-        identity = (draft.sender.id, draft.key)
+        identity = _identity(draft)
         followers = self._pending.get(identity)
         if followers is not None:
             done: Deferred[Stored] = Deferred()
@@ -139,7 +141,7 @@ class Log:
         return stored.addBoth(self._settle, draft)
 
     def _settle(self, outcome: Any, draft: Draft) -> Any:
-        for follower, done in self._pending.pop((draft.sender.id, draft.key)):
+        for follower, done in self._pending.pop(_identity(draft)):
             if not isinstance(outcome, Stored):
                 done.errback(outcome)
             elif follower.room.id != draft.room.id:
@@ -162,22 +164,26 @@ class Writer:
     """Numbers and inserts batches.
 
     It lives in the pool's threads, where one batch runs at a time, and knows the ends of the
-    rooms that it wrote to.
+    rooms that it wrote to. A batch that failed is in doubt: its commit may have gone through
+    unheard. The next batch looks, before it writes, and `announce(pairs)` gets what was stored
+    so, with its seqs, or live sessions would never hear of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[list[tuple[Draft, int]]], None]) -> None:
+        self._announce = announce
         self._ends: dict[int, int] = {}
-        self._unsettled: Sequence[Draft] | None = None
+        self._doubtful: Sequence[Draft] = ()
 
     def write(self, connection: Connection, drafts: Sequence[Draft]) -> Sequence[Stored | Refused]:
         """Stores a batch. Safe to run again after a failure that leaves open whether the
         commit went through."""
+        tried = {_identity(draft) for draft in self._doubtful}
+        self._settle(connection, drafts)
+        self._doubtful = drafts
         # Forgotten first: after a failure it is unknown where these rooms end.
         ends = {room_id: self._ends.pop(room_id, 0) for room_id in {d.room.id for d in drafts}}
-        again = self._unsettled is drafts
-        self._unsettled = drafts
-        results = _write(connection, drafts, ends, again)
-        self._unsettled = None
+        results = _write(connection, drafts, ends, tried)
+        self._doubtful = ()
         if len(self._ends) > _ENDS_KEPT:
             self._ends.clear()
         for draft, stored in zip(drafts, results, strict=True):
@@ -185,9 +191,29 @@ class Writer:
                 self._ends[draft.room.id] = stored.seq
         return results
 
+    def _settle(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        """Announces what an earlier batch stored unheard; what is tried again now will be
+        told with its batch."""
+        now = {id(draft) for draft in drafts}
+        earlier = [draft for draft in self._doubtful if id(draft) not in now]
+        if not earlier:
+            return
+        found = _repeats(connection, earlier)
+        stored = [
+            (draft, place[1])
+            for draft in earlier
+            if (place := found.get(_identity(draft))) is not None and place[2] == draft.at
+        ]
+        if stored:
+            self._announce(stored)
+
+
+def _identity(draft: Draft) -> Identity:
+    return (draft.sender.id, draft.key)
+
 
 def _write(
-    connection: Connection, drafts: Sequence[Draft], ends: dict[int, int], again: bool
+    connection: Connection, drafts: Sequence[Draft], ends: dict[int, int], tried: set[Identity]
 ) -> Sequence[Stored | Refused]:
     if all(draft.effect is None for draft in drafts):
         try:
@@ -198,7 +224,7 @@ def _write(
     for _ in range(_CLASHES):
         try:
             with connection.transaction():
-                return _insert_locked(connection, drafts, again)
+                return _insert_locked(connection, drafts, tried)
         except connection.dialect.errors as error:
             if not connection.dialect.duplicate(error):
                 raise
@@ -218,7 +244,7 @@ def _insert(
 
 
 def _insert_locked(
-    connection: Connection, drafts: Sequence[Draft], again: bool
+    connection: Connection, drafts: Sequence[Draft], tried: set[Identity]
 ) -> Sequence[Stored | Refused]:
     room_ids = sorted({draft.room.id for draft in drafts})
     connection.all(
@@ -231,9 +257,9 @@ def _insert_locked(
     results: list[Stored | Refused] = []
     rows = []
     for draft in drafts:
-        earlier = repeats.get((draft.sender.id, draft.key))
+        earlier = repeats.get(_identity(draft))
         if earlier is not None:
-            results.append(_repeated(draft, *earlier, again))
+            results.append(_repeated(draft, *earlier, _identity(draft) in tried))
             continue
         seq = ends[draft.room.id] + 1
         try:
@@ -257,7 +283,7 @@ def _row(draft: Draft, seq: int) -> Row:
 
 def _repeats(
     connection: Connection, drafts: Sequence[Draft]
-) -> dict[tuple[int, bytes], tuple[int, int, int]]:
+) -> dict[Identity, tuple[int, int, int]]:
     """(room_id, seq, at) of the entries stored under the drafts' keys."""
     found = {}
     for start in range(0, len(drafts), _KEYS_AT_ONCE):
@@ -265,18 +291,18 @@ def _repeats(
         rows = connection.all(
             "SELECT sender_id, idempotency_key, room_id, seq, at FROM entries WHERE "
             + " OR ".join("(sender_id = ? AND idempotency_key = ?)" for _ in part),
-            [value for draft in part for value in (draft.sender.id, draft.key)],
+            [value for draft in part for value in _identity(draft)],
         )
         for sender_id, key, *place in rows:
             found[sender_id, bytes(key)] = (place[0], place[1], place[2])
     return found
 
 
-def _repeated(draft: Draft, room_id: int, seq: int, at: int, again: bool) -> Stored | Refused:
+def _repeated(draft: Draft, room_id: int, seq: int, at: int, tried: bool) -> Stored | Refused:
     if room_id != draft.room.id:
         return _key_conflict()
     # Found by a second try: it is this very draft, whose commit went through unheard.
-    return Stored(seq, at, duplicate=not (again and at == draft.at))
+    return Stored(seq, at, duplicate=not (tried and at == draft.at))
 
 
 def _key_conflict() -> Refused:

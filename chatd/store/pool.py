@@ -74,4 +74,4 @@ class Pool:
 
     def _unavailable(self, error: Exception) -> Unavailable:
         self._log.warn("the database cannot be used: {error}", error=error)
-        return Unavailable("The database cannot be reached; nothing was stored. Try again.")
+        return Unavailable("The database cannot be reached. Try again, with the same key.")
