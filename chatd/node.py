@@ -88,9 +88,9 @@ class Node:
             self.cursors.prove(session)
             session.link.close(SERVICE_RESTART, "The server restarts.")
         for _ in range(int(_GOODBYE / _GOODBYE_STEP)):
+            await deferLater(self.clock, _GOODBYE_STEP)
             if not self.hub.sessions:
                 break
-            await deferLater(self.clock, _GOODBYE_STEP)
         for session in list(self.hub.sessions):
             session.link.abort()
         self.cursors.save()

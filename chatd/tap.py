@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 from twisted.application import strports
 from twisted.application.service import IService, MultiService, Service
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
@@ -144,20 +145,22 @@ class Listener(Service):
 
 
 _TOLD_HTTP = "WebSocket  {ws}://{place}/ws\nHTTP API   {http}://{place}/api/v1/"
-_TOLD_TCP = "TCP lines  telnet {host} {port}"
+_TOLD_LINES = "TCP lines  {telnet}"
 
 
-def _place(port: Any) -> dict[str, Any]:
-    address = port.getHost()
-    host = getattr(address, "host", "") or getattr(address, "name", "")
-    if isinstance(host, bytes):
-        host = host.decode()
-    number = getattr(address, "port", "")
+def _place(port: Any) -> dict[str, str]:
+    """Where a port is, in the words of `_TOLD_HTTP` and `_TOLD_LINES`."""
     tls = getattr(port, "_type", "") == "TLS"  # as Twisted's own log has it
+    address = port.getHost()
+    if isinstance(address, UNIXAddress):
+        path = os.fsdecode(address.name or b"")
+        place, telnet = f"unix:{path}:", f"nc -U {path}"
+    else:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        place, telnet = f"{host}:{address.port}", f"telnet {address.host} {address.port}"
     return {
-        "host": host,
-        "port": number,
-        "place": f"{host}:{number}",
+        "place": place,
+        "telnet": telnet,
         "ws": "wss" if tls else "ws",
         "http": "https" if tls else "http",
     }
@@ -182,7 +185,7 @@ def makeService(options: Options) -> IService:
     for endpoint in settings.listen.http:
         Listener(_service(endpoint, web, reactor), _TOLD_HTTP).setServiceParent(daemon)
     for endpoint in settings.listen.tcp:
-        Listener(_service(endpoint, lines, reactor), _TOLD_TCP).setServiceParent(daemon)
+        Listener(_service(endpoint, lines, reactor), _TOLD_LINES).setServiceParent(daemon)
     return logs.start(
         daemon, format=settings.log.format, level=settings.log.level, twistd=options.parent
     )
