@@ -33,6 +33,7 @@ class Server:
         self.directory = directory.absolute()
         self.socket = _socket_path(self.directory)
         self._log = self.directory / "error.log"
+        self._temporary = self.directory / "tmp"
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,6 +42,7 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(exist_ok=True, mode=0o700)
         self._take_lock()
+        self._temporary.mkdir(exist_ok=True)
         if not (self.directory / "data").exists():
             self._install()
         self._log.unlink(missing_ok=True)
@@ -105,6 +107,7 @@ class Server:
         options = [
             "--no-defaults",
             f"--datadir={data}",
+            f"--tmpdir={self._temporary}",  # a starting server deletes another's in /tmp
             "--innodb-buffer-pool-size=64M",
             "--innodb-log-file-size=16M",
         ]

@@ -77,14 +77,16 @@ class TransportLink(Protocol, Link):
         transport: Any = self.transport
         # A socket with nothing buffered is written at once: half the cost of Twisted's way
         # over the reactor's list of writers.
-        if isinstance(transport, tcp.Connection) and not (
+        if type(transport) is tcp.Server and not (
             transport.dataBuffer or transport._tempDataLen or transport.disconnecting
         ):
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):
-                if sent == len(data):
-                    return
-                data = data[sent:]
+            try:
+                sent = transport.socket.send(data)
+            except OSError:  # full, or broken: Twisted finds out which
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
         transport.write(data)
 
     def abort(self) -> None:

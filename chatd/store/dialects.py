@@ -84,6 +84,9 @@ def _sqlite_code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+_SQLITE_DUPLICATE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+
+
 def sqlite(path: str) -> Dialect:
     """SQLite: one writer, readers beside it (WAL), every commit synced."""
     return Dialect(
@@ -95,7 +98,7 @@ def sqlite(path: str) -> Dialect:
         locking="",
         lost=lambda error: False,
         contended=lambda error: _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
-        duplicate=lambda error: isinstance(error, sqlite3.IntegrityError),
+        duplicate=lambda error: getattr(error, "sqlite_errorcode", 0) in _SQLITE_DUPLICATE,
         errors=(sqlite3.Error,),
         one_statement=False,
         writers=1,
