@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import argon2
-import txaio
 from twisted.internet import address, reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
@@ -182,7 +180,7 @@ class Lines(Client):
             if line.startswith(("+OK", "-ERR")):
                 return lines
 
-    async def ask(self, command: str, **parameters: Any) -> dict[str, Any]:
+    async def ask(self, command: str, /, **parameters: Any) -> dict[str, Any]:
         """Sends a JSON request; its reply. Events before it are passed over."""
         request_id = next(self._ids)
         self.line(json.dumps({"cmd": command, "id": request_id, **parameters}))
@@ -241,7 +239,7 @@ class Frames(Client):
                 found: dict[str, Any] = json.loads(payload)
                 return found
 
-    async def ask(self, command: str, **parameters: Any) -> dict[str, Any]:
+    async def ask(self, command: str, /, **parameters: Any) -> dict[str, Any]:
         """Sends a request; its reply. Events before it are passed over."""
         request_id = next(self._ids)
         self.frame(json.dumps({"cmd": command, "id": request_id, **parameters}).encode())
@@ -265,7 +263,7 @@ class Http:
         self.token = ""
         self.status = 0
 
-    async def ask(self, command: str, **parameters: Any) -> dict[str, Any]:
+    async def ask(self, command: str, /, **parameters: Any) -> dict[str, Any]:
         """Posts a request; the answer's JSON, `ok` as other wires have it."""
         return await self.post(command, json.dumps(parameters).encode())
 
@@ -370,7 +368,7 @@ class NodeCase(TestCase):
 
 
 class CalmCase(NodeCase):
-    """A test in which nothing may be logged as an error; `clock` has Autobahn's timers."""
+    """A test in which nothing may be logged as an error."""
 
     def setUp(self) -> None:
         self.faults: list[LogEvent] = []
@@ -378,10 +376,6 @@ class CalmCase(NodeCase):
         globalLogPublisher.addObserver(note)
         self.addCleanup(globalLogPublisher.removeObserver, note)
         super().setUp()
-        self.clock = Clock()
-        config: Any = txaio.config  # type: ignore[attr-defined]
-        self.addCleanup(setattr, config, "loop", config.loop)
-        config.loop = self.clock
 
     async def tearDown(self) -> None:  # type: ignore[override]
         await super().tearDown()

@@ -332,7 +332,7 @@ class Browser:
         head, _, self._received = self._received.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101"), head
 
-    def send(self, command: str, **parameters: Any) -> int:
+    def send(self, command: str, /, **parameters: Any) -> int:
         """Sends a request; its id."""
         number = next(self._ids)
         request = {"cmd": command, "id": number, **parameters}
@@ -353,7 +353,7 @@ class Browser:
                 found: dict[str, Any] = json.loads(payload)
                 return found
 
-    def ask(self, command: str, **parameters: Any) -> dict[str, Any]:
+    def ask(self, command: str, /, **parameters: Any) -> dict[str, Any]:
         """Sends a request; its reply. Events before it are passed over."""
         number = self.send(command, **parameters)
         return self._first(lambda found: found.get("reply") == number)
