@@ -36,8 +36,14 @@ test: $(VENV)/installed-test ## all checks and tests
 	ruff check --quiet .
 	ruff format --check --quiet .
 	mypy --no-error-summary
-	python -m pytest --quiet
-	python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests
+	@mkdir -p $(RUN)
+	@# Both runners at once, for two cores; each tells the whole of what it found.
+	@python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests \
+		> $(RUN)/trial.log 2>&1 & trial=$$!; \
+	python -m pytest --quiet; pytest=$$?; \
+	wait $$trial; trial=$$?; \
+	echo "python -m twisted.trial tests"; tail -n 100 $(RUN)/trial.log; \
+	exit $$((pytest | trial))
 
 bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 	@tools/servers

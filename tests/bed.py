@@ -326,11 +326,12 @@ class NodeCase(TestCase):
         site = make_site(self.node, self.dispatcher)
         self.web = WebFactory(clock, self.limits, chat.buildProtocol, site.buildProtocol)
         self.node.start()
+        self.addCleanup(self._close, self.node)
 
-    async def tearDown(self) -> None:  # type: ignore[override]
+    async def _close(self, node: Node) -> None:
         for client in self.clients:
             client.vanish()
-        await self.node.stop()
+        await node.stop()
 
     def lines(self) -> Lines:
         """A new client of the line protocol."""
@@ -375,11 +376,8 @@ class CalmCase(NodeCase):
         note: Any = self._note
         globalLogPublisher.addObserver(note)
         self.addCleanup(globalLogPublisher.removeObserver, note)
+        self.addCleanup(self.calm)  # when all has been closed
         super().setUp()
-
-    async def tearDown(self) -> None:  # type: ignore[override]
-        await super().tearDown()
-        self.calm()
 
     def calm(self) -> None:
         """Fails if a fault was logged by now."""

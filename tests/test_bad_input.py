@@ -525,9 +525,13 @@ class Framing(BadInput):
 
     def test_close_that_is_not_answered(self) -> None:
         """A client that does not answer the close is dropped."""
-        clock = self.node.clock = Clock()
-        client = self.frames()
-        client.frame(b"", 3)
+        clock = Clock()
+        patched = self.patch(self.node, "clock", clock)
+        try:
+            client = self.frames()
+            client.frame(b"", 3)
+        finally:
+            patched.restore()  # the node stops by the real one
         self.assertFalse(client.closed)
         clock.advance(3)
         self.assertTrue(client.closed)

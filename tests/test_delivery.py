@@ -154,6 +154,19 @@ class Delivery(NodeCase):
         bob = await self.user("bob")
         self.assertEqual(await self._events(bob, 1), [(2, "after the ping")])
 
+    async def test_nothing_is_proved_behind_a_close(self) -> None:
+        """What is said after the server began to close a connection comes at the next login,
+        though the client answers the close."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        link: Any = next(s.link for s in self.node.hub.sessions if s.user and s.user.name == "bob")
+        link.close(1013, "for a test")
+        await self._said(alice, "@bob", ["behind the close"])
+        bob.frame(b"\x03\xf5", opcode=8)
+        self.assertTrue(bob.closed)
+        self.assertNotIn(b"behind", bob.received)
+        bob = await self.user("bob")
+        self.assertEqual(await self._events(bob, 1), [(1, "behind the close")])
+
     async def test_no_replay_when_not_wanted(self) -> None:
         """With replay=false only what is new comes; sync brings the rest."""
         alice = await self.user("alice")

@@ -28,6 +28,7 @@ SOME = settings(FIXED, max_examples=200)
 
 NO_MARK = b"\xff\xfc\x06\xff\xfd\x00"  # telnet's timing mark is answered so
 PING = b'{"cmd":"ping","id":"still there"}'
+CONTROLS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # of which no text has any
 UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -109,6 +110,13 @@ def typed(request: dict[str, Any]) -> bytes:
     return " ".join([f"/{request['cmd']}", *words]).encode(errors="replace")
 
 
+deep = st.builds(
+    lambda start, nested: start + nested * 10_000,
+    st.sampled_from(
+        [b"", b'{"cmd":"ping","id":', b'{"cmd":"ping","x":', b'{"cmd":"sync","since":']
+    ),
+    st.sampled_from([b"[", b'{"@a":', b'[{"":']),
+)
 jsons = mutated(requests().map(encoded))
 typeds = mutated(requests().map(typed))
 payloads = st.one_of(st.binary(max_size=60), jsons, anything.map(str.encode))
@@ -146,27 +154,22 @@ frame_bytes = st.one_of(
     mutated(st.lists(frames, min_size=1, max_size=4).map(b"".join)),
     st.lists(frames, max_size=6).map(b"".join),
 )
+posts = st.builds(
+    lambda method, path, head, body: (
+        b"%s %s HTTP/1.1\r\nHost: chat.test\r\n%s\r\n\r\n%s" % (method, path, head, body)
+    ),
+    st.sampled_from([b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"\xff"]),
+    st.sampled_from([b"/", b"/ws", b"/api/v1/ping", b"/api/v1/say", b"/healthz", b"*"]),
+    st.sampled_from(
+        [b"X: y", b"Content-Length: 9", b"Transfer-Encoding: chunked", b"Expect: 100-continue"]
+    ),
+    st.one_of(payloads, st.just(b"2\r\n{}\r\n0\r\n\r\n")),
+)
 heads = st.one_of(
     st.binary(max_size=80).map(lambda data: data + b"\r\n\r\n"),
     mutated(st.just(UPGRADE)),
-    mutated(
-        st.builds(
-            lambda method, path, head, body: (
-                b"%s %s HTTP/1.1\r\nHost: chat.test\r\n%s\r\n\r\n%s" % (method, path, head, body)
-            ),
-            st.sampled_from([b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"\xff"]),
-            st.sampled_from([b"/", b"/ws", b"/api/v1/ping", b"/api/v1/say", b"/healthz", b"*"]),
-            st.sampled_from(
-                [
-                    b"X: y",
-                    b"Content-Length: 20",
-                    b"Transfer-Encoding: chunked",
-                    b"Expect: 100-continue",
-                ]
-            ),
-            st.one_of(payloads, st.just(b"2\r\n{}\r\n0\r\n\r\n")),
-        )
-    ),
+    posts,
+    mutated(posts),
 )
 
 
@@ -183,7 +186,7 @@ class Requests(SynchronousTestCase):
         self.assertIsInstance(request.id, int | str | None)
 
     @MANY
-    @given(st.one_of(st.binary(), jsons))
+    @given(st.one_of(st.binary(), jsons, deep))
     def test_json(self, data: bytes) -> None:
         """Any bytes are a request, or malformed with a sentence that can be shown."""
         self._check(json_wire.decode(data))
@@ -217,8 +220,9 @@ class Requests(SynchronousTestCase):
         request = json_wire.decode(data)
         self.assertEqual(request.id, request_id)
         if isinstance(request, Malformed):
-            self.assertRegex(text, "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+            self.assertRegex(text, CONTROLS)
             return
+        self.assertNotRegex(text, CONTROLS)
         self.assertEqual(request.text, text)
         event = {"event": "message", "text": request.text}
         self.assertEqual(json.loads(JsonWire(bytes).event(event)), event)

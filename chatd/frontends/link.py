@@ -62,8 +62,12 @@ class TransportLink(Protocol, Link):
     def drop_soon(self) -> None:
         """Drops the connection unless it closes by itself: a peer that does not read never
         gets to the end of what it is sent."""
-        if self._closing is None:
-            self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
+        if self._closing is not None:
+            return
+        self._closing = self.node.clock.callLater(_GOODBYE, self.abort)
+        if self.session is not None:
+            # Nothing of the log goes behind the goodbye: an answer to it would prove that, too.
+            self.node.backlog.pause(self.session)
 
     def input_ended(self) -> None:
         """The client sends no more. That it ended in good order, with all acknowledged,
@@ -121,7 +125,7 @@ class TransportLink(Protocol, Link):
             self._stop(_FULL, True)
 
     def resumeProducing(self) -> None:
-        if self.session is not None:
+        if self.session is not None and self._closing is None:
             self._stop(_FULL, False)
             self.node.backlog.resume(self.session)
 

@@ -67,7 +67,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     autoPingInterval = autoPingTimeout = 0  # the heartbeat does it for all sessions
     autoPingSize = 12
     autoPingRestartOnAnyTraffic = True
-    versions: ClassVar[list[int]] = [8, 13]
+    versions: ClassVar[list[int]] = [13]
     webStatus = False
     requireMaskedClientFrames = True
     maskServerFrames = False
