@@ -38,7 +38,8 @@ test: $(VENV)/installed-test ## all checks and tests
 	mypy --no-error-summary
 	@mkdir -p $(RUN)
 	@# Both runners at once, for two cores; each tells the whole of what it found.
-	@python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests \
+	@# (A shell lets its background jobs ignore interrupts, and tests send some.)
+	@env --default-signal=INT python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests \
 		> $(RUN)/trial.log 2>&1 & trial=$$!; \
 	python -m pytest --quiet; pytest=$$?; \
 	wait $$trial; trial=$$?; \

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _THREADS = 2
 _MOST_WAITING = 200  # a hash takes some 30 ms of a core: a few seconds' work
+_MOST_NEW = 100  # of them for new accounts: those who have one come first
 _LEEWAY = 30  # seconds by which an embedding site's clock may be off
 
 
@@ -42,11 +43,11 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """The form in which a password is stored. Raises `Unavailable` when too many wait."""
-        return await self._run(lambda: self._hasher.hash(password))
+        return await self._run(lambda: self._hasher.hash(password), _MOST_NEW)
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether the password is right. Takes as long where there is no account."""
-        return await self._run(lambda: self._verify(stored, password))
+        return await self._run(lambda: self._verify(stored, password), _MOST_WAITING)
 
     def _verify(self, stored: str | None, password: str) -> bool:
         try:
@@ -54,8 +55,8 @@ class Passwords:
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        if self._waiting >= _MOST_WAITING:
+    async def _run(self, work: Callable[[], T], most: int) -> T:
+        if self._waiting >= most:
             raise Unavailable("Too many people log in at this moment. Try again.")
         self._waiting += 1
         try:
@@ -82,7 +83,7 @@ class Throttle:
         for (kind, _), level in levels.items():
             if level < 1:
                 wait = round((1 - level) * 60 / self._per_minute[kind], 1)
-                raise Refused("rate-limited", f"Too many wrong tries. Wait {wait} seconds.", wait)
+                raise Refused("rate-limited", f"Too many tries. Wait {wait} seconds.", wait)
         for key, level in levels.items():
             self._buckets[key] = (level - 1, now)
 

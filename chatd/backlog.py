@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from chatd.errors import TRY_AGAIN_LATER, Unavailable
+from twisted.logger import Logger
+
+from chatd.cursors import Cursors
+from chatd.errors import TRY_AGAIN_LATER, Refused, Unavailable
 from chatd.hub import Hub
+from chatd.model import Room
 from chatd.session import Gap, Session
 from chatd.store.log import read_after
-from chatd.store.rooms import progress
+from chatd.store.rooms import Cursor, progress
 from chatd.store.store import Store
 
 PAGE = 100  # entries read at once
@@ -26,9 +30,12 @@ Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 class Backlog:
     """Feeds sessions that are behind."""
 
-    def __init__(self, store: Store, hub: Hub, spawn: Spawn) -> None:
+    _log = Logger()
+
+    def __init__(self, store: Store, hub: Hub, cursors: Cursors, spawn: Spawn) -> None:
         self._store = store
         self._hub = hub
+        self._cursors = cursors
         self._spawn = spawn
 
     def begin(self, session: Session) -> None:
@@ -47,8 +54,10 @@ class Backlog:
             return
         try:
             rooms = await self._store.read(progress, user.id, dissolved=True)
-        except Unavailable as error:
-            session.link.close(TRY_AGAIN_LATER, error.sentence)
+        except Exception as error:  # whatever it is, without its backlog the session is no use
+            if not isinstance(error, Refused):
+                self._log.failure("a replay failed")
+            session.link.close(TRY_AGAIN_LATER, "What you missed cannot be read now.")
             return
         behind = session.behind
         if session.user is not user or behind is None:
@@ -60,6 +69,13 @@ class Backlog:
                 gap.seen = max(gap.seen, here.end)
         session.loading = False
         self.feed(session)
+
+    def fall_behind(self, session: Session, room: Room, position: int) -> None:
+        """Something behind `position` was stored that the session has not been sent."""
+        if session.behind is None:
+            session.behind = {}
+        session.behind.setdefault(room.id, Gap(room, position)).level = False
+        self._hub.clock.callLater(0, self.feed, session)
 
     def pause(self, session: Session) -> None:
         """The client reads too slowly: its buffer is full."""
@@ -83,6 +99,8 @@ class Backlog:
             while not session.lagging and (gap := _next(session)) is not None:
                 await self._page(session, gap)
             await self._store.published()
+        except Unavailable:
+            return  # the heartbeat tries again
         finally:
             session.feeding = False
         _forget_level(session)
@@ -97,15 +115,24 @@ class Backlog:
                 return
             if session.behind.get(gap.room.id) is not gap:
                 return  # another user's session by now, or no member any more
-            frame = session.wire.event(entry.event())
-            self._hub.send(session, frame)
             gap.position = entry.seq
             session.wrote(gap.room.id, entry.seq)
+            if entry.kind == "dissolved" and session.acknowledging and session.user is not None:
+                # There is no address any more by which the client could acknowledge it.
+                self._store.advance(Cursor(session.user.id, gap.room.id, entry.seq)).addErrback(
+                    lambda failure: failure.trap(Refused)
+                )
+            if entry.seq in gap.own:
+                continue
+            frame = session.wire.event(entry.event())
+            self._hub.send(session, frame)
             size += len(frame)
             if size >= CHUNK:
                 self._hub.flush()
                 size = 0
         self._hub.flush()
+        if session.asked is None and session.unproved:
+            self._cursors.ask(session)  # page by page, or a long backlog might never be proved
         if len(entries) < PAGE and gap.position >= gap.seen:
             gap.level = True
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from chatd.errors import Refused
 from chatd.session import Session
 from chatd.store.rooms import Cursor
 from chatd.store.store import Store
@@ -26,20 +25,27 @@ class Cursors:
         self._store = store
         self._spawn = spawn
         self._moved: dict[int, dict[int, int]] = {}
-        self._saving: dict[int, Deferred[None]] = {}
+        self._saving: dict[int, list[Deferred[bool]]] = {}
 
     def ask(self, session: Session) -> None:
-        """A ping leaves: its answer will prove all that was written until now."""
-        session.asked, session.unproved = _merged(session.asked, session.unproved), None
+        """Sends a ping, whose answer will prove all that was written until now."""
+        if not session.link.pings:
+            return
+        session.asked, session.unproved = _merged(session.asked, session.unproved) or {}, None
+        session.question += 1
+        session.link.ping(session.question.to_bytes(8, "big"))
 
-    def answered(self, session: Session) -> None:
-        """The ping was answered."""
-        self._note(session, session.asked)
-        session.asked = None
+    def answered(self, session: Session, payload: bytes) -> None:
+        """A ping was answered; only the answer to the last one counts."""
+        if payload == session.question.to_bytes(8, "big"):
+            self._note(session, session.asked)
+            session.asked = None
 
     def prove(self, session: Session) -> None:
         """The client gave a sign of life: all that its kernel has acknowledged, it has."""
-        if (session.unproved or session.asked) and session.link.delivered():
+        if session.outbox is not None or not (session.unproved or session.asked):
+            return
+        if not session.link.pending():
             self._note(session, _merged(session.asked, session.unproved))
             session.asked = session.unproved = None
 
@@ -62,22 +68,26 @@ class Cursors:
 
     async def saved(self, user_id: int) -> None:
         """Waits until the database knows how far the user has got."""
-        self.save_user(user_id)
-        if user_id in self._saving:
-            waiter: Deferred[None] = Deferred()
-            self._saving[user_id].chainDeferred(waiter)
-            await waiter
+        while user_id in self._moved or user_id in self._saving:
+            self.save_user(user_id)
+            waiter: Deferred[bool] = Deferred()
+            self._saving[user_id].append(waiter)
+            if not await waiter:
+                return
 
     async def _save(self, user_id: int, moved: dict[int, int]) -> None:
-        done = self._saving[user_id] = Deferred()
-        try:
-            cursors = [Cursor(user_id, room_id, seq) for room_id, seq in moved.items()]
-            await gatherResults([self._store.advance(cursor) for cursor in cursors])
-        except Refused:
-            pass  # delivered again at the next login, as after a crash
-        finally:
-            del self._saving[user_id]
-            done.callback(None)
+        self._saving[user_id] = []
+        cursors = [Cursor(user_id, room_id, seq) for room_id, seq in moved.items()]
+        saves = [maybeDeferred(self._store.advance, cursor) for cursor in cursors]
+        outcomes = await DeferredList(saves, consumeErrors=True)
+        waiters = self._saving.pop(user_id)
+        good = all(success for success, _ in outcomes)
+        if not good:
+            again = self._moved.setdefault(user_id, {})  # with the next save
+            for room_id, seq in moved.items():
+                again[room_id] = max(seq, again.get(room_id, 0))
+        for waiter in waiters:
+            waiter.callback(good)
 
 
 def _merged(one: dict[int, int] | None, other: dict[int, int] | None) -> dict[int, int] | None:

@@ -58,7 +58,7 @@ class Dispatcher:
         if session.unproved is not None and session.heard != node.tick:
             node.cursors.prove(session)
         session.heard = node.tick
-        if not session.busy:
+        if not (session.busy or session.requests):
             self._begin(session, request, wire)
         elif session.requests is None:
             session.requests = deque(((request, wire),))
@@ -128,11 +128,19 @@ class Dispatcher:
 
     def _finished(self, outcome: tuple[Any], session: Session, request_id: Any, wire: Wire) -> None:
         session.busy = False
-        self._answer(session, request_id, wire, outcome[0])
-        while session.requests and not session.busy and not session.ended:
-            self._begin(session, *session.requests.popleft())
-        self._hold(session)
+        try:
+            self._answer(session, request_id, wire, outcome[0])
+        finally:
+            self.go_on(session)
         self._settled(session)
+
+    def go_on(self, session: Session) -> None:
+        """Takes the requests that waited, unless the client has yet to read what it asked
+        for."""
+        while session.requests and not (session.busy or session.ended or session.paused):
+            self._begin(session, *session.requests.popleft())
+        if not session.ended:
+            self._hold(session)
 
     def _answer(self, session: Session, request_id: Any, wire: Wire, outcome: Any) -> None:
         if isinstance(outcome, Deferred):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from chatd.errors import LOGIN_TIMEOUT
+from chatd.errors import LOGIN_TIMEOUT, Unavailable
 from chatd.node import Node
 from chatd.session import Session
 from chatd.store.accounts import forget_expired
@@ -76,7 +77,8 @@ class Heartbeat:
         self._feed_watchdog()
 
     async def _clean(self) -> None:
-        await self._node.store.write(forget_expired, self._node.millis())
+        with suppress(Unavailable):  # another time
+            await self._node.store.write(forget_expired, self._node.millis())
 
     def _visit(self, session: Session) -> None:
         node, link = self._node, session.link
@@ -86,6 +88,9 @@ class Heartbeat:
         node.backlog.feed(session)  # for one whose last page could not be read
         if session.held:
             session.heard = node.tick  # it is we who do not listen
+        if session.paused and (pending := link.pending()) != session.drained:
+            session.drained = pending
+            session.heard = node.tick  # it reads, if slowly, and we do not listen
         silence = node.tick - session.heard
         if not link.pings:
             self._visit_mute(session, silence)
@@ -94,7 +99,6 @@ class Heartbeat:
         elif silence >= self._interval and session.pinged <= session.heard:
             session.pinged = node.tick
             node.cursors.ask(session)
-            link.ping()
 
     def _visit_mute(self, session: Session, silence: int) -> None:
         """For a client that has no answer to a ping: what its kernel has acknowledged counts,

@@ -20,13 +20,14 @@ class Hub:
     """The sessions of this node, by user and by group."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
+        self.clock = clock
         self.sessions: set[Session] = set()
         self._users: dict[int, User] = {}
         self._groups: dict[int, dict[Session, None]] = {}
         self._unsent: list[Session] = []
         self._entering = 0
         self._moved: set[int] = set()
+        self._revoked: set[tuple[int, bytes | None]] = set()
         self._dissolved: set[int] = set()
 
     # -- coming and going
@@ -52,11 +53,21 @@ class Hub:
             self._entering -= 1
             if not self._entering:
                 self._moved.clear()
+                self._revoked.clear()
 
     def _has_moved(self, user_id: int) -> bool:
         moved = user_id in self._moved
         self._moved.discard(user_id)
         return moved
+
+    def revoke(self, user_id: int, token: bytes | None) -> None:
+        """A token of the user's, or all (None), are no longer good."""
+        if self._entering:
+            self._revoked.add((user_id, token))
+
+    def revoked(self, user_id: int, token: bytes) -> bool:
+        """Whether that happened while logins were looking at the database."""
+        return not self._revoked.isdisjoint(((user_id, token), (user_id, None)))
 
     def enter(self, session: Session, party: Party, memberships: Iterable[Membership]) -> User:
         """The session's client has proved to be that user."""
@@ -65,6 +76,8 @@ class Hub:
             user = self._users[party.id] = User(party)
         user.sessions.append(session)
         session.user = user
+        if session.paused and session.behind is None:
+            session.behind = {}
         before = user.groups
         user.groups = {m.room.id: m.role for m in memberships if m.room.id not in self._dissolved}
         for room_id in before.keys() - user.groups.keys():
@@ -185,8 +198,9 @@ class Hub:
         """Sends those frames that the session is to get live; whether it is up to date then."""
         level = True
         for entry, origin, frame in zip(entries, origins, frames, strict=True):
-            level = session.behind is None or not session.holds_back(room, entry.seq)
-            if level and origin is not session:
+            own = origin is session
+            level = session.behind is None or not session.holds_back(room, entry.seq, own)
+            if level and not own:
                 self.send(session, frame)
         return level
 
@@ -197,7 +211,7 @@ class Hub:
             return
         session.outbox = [data]
         if not self._unsent:
-            self._clock.callLater(0, self.flush)
+            self.clock.callLater(0, self.flush)
         self._unsent.append(session)
 
     def flush(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,11 @@ Kind = Literal["direct", "group", "inbox"]
 _NAME_PUNCTUATION = frozenset("_-.")
 _NAME_MARKS = frozenset(("Mn", "Mc"))  # the vowel signs of many scripts are marks
 _NAME_CHARS = 32
+# What Unicode says may be ignored when text is shown (Default_Ignorable_Code_Point), among
+# letters and marks: two names that differ in these look the same.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def _allowed(char: str) -> bool:
@@ -60,7 +66,8 @@ def _allowed(char: str) -> bool:
 def normalise(name: str) -> str:
     """The name as it is kept and shown: NFKC. Raises `Refused` if it cannot be a name."""
     shown = unicodedata.normalize("NFKC", name)
-    if not 1 <= len(shown) <= _NAME_CHARS or not all(map(_allowed, shown)):
+    legible = all(map(_allowed, shown)) and not _INVISIBLE.search(shown)
+    if not 1 <= len(shown) <= _NAME_CHARS or not legible:
         raise Refused(
             "bad-request", "A name is 1 to 32 letters, digits, '_', '-' or '.', of any script."
         )

@@ -28,6 +28,7 @@ from chatd.store.log import Draft, Effect, Keys, Stored
 from chatd.store.rooms import find_group, find_pair, make_pair
 from chatd.store.store import Store
 
+_ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
 _GOODBYE = 2.0  # seconds that clients get to answer a close
@@ -59,11 +60,15 @@ class Node:
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)
         self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
-        self.backlog = Backlog(self.store, self.hub, self.spawn)
         self.cursors = Cursors(self.store, self.spawn)
+        self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
+        self._fanned: dict[int, int] = {}
+        self.dissolving: set[int] = set()
         self.passwords = Passwords(reactor)
         guesses = limits.passwords_per_minute
-        self.guesses = Throttle({"account": guesses, "address": guesses * 10}, now)
+        many = guesses * 10  # of an address that many share, or an account from everywhere
+        per_minute = {"guess": guesses, "address": many, "account": many, "new": many * 5}
+        self.guesses = Throttle(per_minute, now)
         self.keys = Keys()
         self.tick = 0
         self.stopping = False
@@ -112,6 +117,8 @@ class Node:
     async def log_in(self, session: Session, login: Login, replay: bool) -> Account:
         """Makes the session its user's. A session with a link gets events from here on,
         with `replay` beginning behind the user's delivered cursors."""
+        if not replay:
+            session.acknowledging = True  # it has not got what lies before what it gets
         with self.hub.entering() as moved:
             account = await self.store.log_in(login)
             user, memberships = account.user, account.memberships
@@ -123,6 +130,8 @@ class Node:
             if session.ended or session.user is not None:
                 raise Refused("conflict", "The session ended, or was logged in meanwhile.")
             session.token = login.token or login.issue
+            if self.hub.revoked(user.id, session.token):
+                raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
                 session.user = User(user, {m.room.id: m.role for m in memberships})
                 return account
@@ -135,6 +144,7 @@ class Node:
 
     def close_sessions(self, user_id: int, token: bytes | None, but: Session) -> None:
         """Closes the user's sessions that logged in with a token, or all, but one."""
+        self.hub.revoke(user_id, token)
         user = self.hub.user(user_id)
         for session in list(user.sessions if user else ()):
             if session is not but and (token is None or session.token == token):
@@ -153,6 +163,8 @@ class Node:
             return None
         if room.kind == "group" and room.id not in user.groups:
             raise Refused("not-a-member", f"You are not in #{room.name}.")
+        if room.id in self.dissolving:
+            raise Refused("not-found", f"#{room.name} is being dissolved.")
         if user.peers is None or len(user.peers) >= _PEERS_KEPT:
             user.peers = {}
         user.peers[address] = room
@@ -225,8 +237,17 @@ class Node:
                     self._apply(pair)
 
     def _fan_out(self, pairs: Sequence[tuple[Draft, int]]) -> None:
+        room, first, last = pairs[0][0].room, pairs[0][1], pairs[-1][1]
+        before = self._fanned.get(room.id, first - 1)
+        if before != first - 1 or last - first != len(pairs) - 1:
+            # Stored by somebody else, or by a batch that failed: the log has what is missing.
+            for session in self.hub.audience(room):
+                self.backlog.fall_behind(session, room, before)
+        if len(self._fanned) > _ROOMS_KEPT:
+            self._fanned.clear()
+        self._fanned[room.id] = last
         entries = [draft.entry(seq) for draft, seq in pairs]
-        self.hub.fan_out(pairs[0][0].room, entries, [draft.origin for draft, _ in pairs])
+        self.hub.fan_out(room, entries, [draft.origin for draft, _ in pairs])
 
     def _apply(self, pair: tuple[Draft, int]) -> None:
         draft = pair[0]

@@ -41,11 +41,11 @@ class Link(Protocol):
     def abort(self) -> None:
         """Drops the connection without waiting for the peer."""
 
-    def ping(self) -> None:
-        """Asks the peer for a sign of life, where its client can answer."""
+    def ping(self, payload: bytes) -> None:
+        """Asks the peer for a sign of life, where its client can answer with the payload."""
 
-    def delivered(self) -> bool:
-        """Whether the peer's kernel has acknowledged every byte sent."""
+    def pending(self) -> int:
+        """The bytes sent that the peer's kernel has not acknowledged."""
 
     def hold(self, on: bool) -> None:
         """Stops or goes on reading from the peer."""
@@ -73,15 +73,17 @@ class Gap:
     """Where a session stands in a room whose entries come to it from the log.
 
     It has got the entries up to `position`; of those fanned out without it, `seen` is the
-    last. Once `level`, it takes live entries again, but for those that it already has.
+    last; `own` are those that came from the session itself, which got the reply. Once `level`,
+    it takes live entries again, but for those that it already has.
     """
 
-    __slots__ = ("level", "position", "room", "seen")
+    __slots__ = ("level", "own", "position", "room", "seen")
 
     def __init__(self, room: Room, position: int, seen: int = 0) -> None:
         self.room = room
         self.position = position
         self.seen = seen
+        self.own: set[int] = set()
         self.level = False
 
     def holds_back(self, seq: int) -> bool:
@@ -100,7 +102,8 @@ class Session:
     rooms whose entries come from the log for now instead of live. It gains every room that
     has news while the session is `loading` (its backlog is not known yet) or `paused` (its
     buffer is full). `unproved` holds the last seqs written, by room id, that the client has
-    not been seen to have received; `asked` those of them written before the last ping.
+    not been seen to have received; `asked` those of them written before the last ping, whose
+    number is `question`. `drained` is what was pending when the heartbeat last looked.
     """
 
     __slots__ = (
@@ -109,6 +112,7 @@ class Session:
         "asked",
         "behind",
         "busy",
+        "drained",
         "ended",
         "feeding",
         "finishing",
@@ -120,6 +124,7 @@ class Session:
         "outbox",
         "paused",
         "pinged",
+        "question",
         "replies",
         "requests",
         "room",
@@ -151,6 +156,8 @@ class Session:
         self.feeding = False
         self.unproved: dict[int, int] | None = None
         self.asked: dict[int, int] | None = None
+        self.question = 0
+        self.drained = 0
         self.requests: Any = None
         self.replies: Any = None
         self.busy = False
@@ -158,18 +165,21 @@ class Session:
         self.finishing = False
         self.ended = False
 
-    def holds_back(self, room: Room, seq: int) -> bool:
+    def holds_back(self, room: Room, seq: int, own: bool) -> bool:
         """Whether a live entry must not be written now, because the log will bring it or has
-        brought it."""
+        brought it; `own`: it came from this session."""
         behind = self.behind
         assert behind is not None
         gap = behind.get(room.id)
-        if gap is not None:
-            gap.level = gap.level and not self.lagging
-            return gap.holds_back(seq)
-        if self.lagging:
-            behind[room.id] = Gap(room, seq - 1, seq)
-        return self.lagging
+        if gap is None and self.lagging:
+            gap = behind[room.id] = Gap(room, seq - 1)
+        if gap is None:
+            return False
+        gap.level = gap.level and not self.lagging
+        held = gap.holds_back(seq)
+        if held and own:
+            gap.own.add(seq)
+        return held
 
     def wrote(self, room_id: int, seq: int) -> None:
         """Notes that a room's entries up to `seq` are on their way to the client."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import sys
 import time
 from typing import Any, ClassVar, NoReturn
@@ -27,10 +28,12 @@ from chatd.frontends.websocket import ChatFactory
 from chatd.heartbeat import Heartbeat
 from chatd.node import Node
 from chatd.store import schema
+from chatd.store.claim import Claimed, claim
 from chatd.store.dialects import dialect
 
 _BAD_CONFIG = 78  # sysexits.h: EX_CONFIG; the unit does not restart after it
 _GC_THRESHOLD = 20_000  # objects; a batch of 500 messages makes some 5,000
+_OWN_DESCRIPTORS = 100  # for the database, the log, the ports
 _UNAVAILABLE = 69  # EX_UNAVAILABLE
 
 
@@ -88,8 +91,9 @@ class Daemon(MultiService):
 
     log = Logger()
 
-    def __init__(self, node: Node, heartbeat: Heartbeat) -> None:
+    def __init__(self, node: Node, heartbeat: Heartbeat, claim: object) -> None:
         super().__init__()
+        self._claim = claim  # kept as long as the process lives
         self._node = node
         self._heartbeat = heartbeat
 
@@ -118,15 +122,19 @@ class Listener(Service):
 
     log = Logger()
 
-    def __init__(self, service: Any, told: str) -> None:
+    def __init__(self, service: Any, told: str, foreground: bool) -> None:
         self._service = service
+        self._foreground = foreground
         self._told = told
 
     def privilegedStartService(self) -> None:
-        """Opens the port; leaves with a sentence if it cannot be opened."""
+        """Opens the port; leaves with a sentence if it cannot be opened. A daemon in the
+        background has nobody to tell but twistd, which waits for it."""
         try:
             self._service.privilegedStartService()
         except CannotListenError as error:
+            if not self._foreground:
+                raise
             _leave(_UNAVAILABLE, str(error))
 
     def startService(self) -> None:
@@ -174,18 +182,23 @@ def makeService(options: Options) -> IService:
     settings: Config = options.settings
     for warning in config.warnings(os.environ):
         Daemon.log.warn("{warning}", warning=warning)
-    node = _node(settings, reactor)
+    _raise_descriptor_limit(settings.limits.connections)
+    node, claim = _node(settings, reactor)
     dispatcher = Dispatcher(node)
     heartbeat = Heartbeat(node, lambda: systemd.notify("WATCHDOG=1"))
-    daemon = Daemon(node, heartbeat)
+    daemon = Daemon(node, heartbeat, claim)
     chat = ChatFactory(reactor, node, dispatcher, settings.listen.origins)
     site = make_site(node, dispatcher)
     web = WebFactory(node.clock, settings.limits, chat.buildProtocol, site.buildProtocol)
     lines = LineFactory(node, dispatcher)
+    foreground = options.parent is None or bool(options.parent["nodaemon"])
     for endpoint in settings.listen.http:
-        Listener(_service(endpoint, web, reactor), _TOLD_HTTP).setServiceParent(daemon)
+        service = _service(endpoint, web, reactor)
+        Listener(service, _TOLD_HTTP, foreground).setServiceParent(daemon)
     for endpoint in settings.listen.tcp:
-        Listener(_service(endpoint, lines, reactor), _TOLD_LINES).setServiceParent(daemon)
+        Listener(_service(endpoint, lines, reactor), _TOLD_LINES, foreground).setServiceParent(
+            daemon
+        )
     return logs.start(
         daemon, format=settings.log.format, level=settings.log.level, twistd=options.parent
     )
@@ -198,21 +211,37 @@ def _service(endpoint: str, factory: Any, reactor: Any) -> Any:
         _leave(_BAD_CONFIG, f"{endpoint} cannot be listened on: {error}")
 
 
-def _node(settings: Config, reactor: Any) -> Node:
+def _raise_descriptor_limit(connections: int) -> None:
+    """Lets the process have as many descriptors as it may, and tells if that is too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < connections + _OWN_DESCRIPTORS:
+        Daemon.log.warn(
+            "limits.connections is {connections}, but the process may have only {hard} files"
+            " open: raise LimitNOFILE or lower the limit",
+            connections=connections,
+            hard=hard,
+        )
+
+
+def _node(settings: Config, reactor: Any) -> tuple[Node, object]:
     state = config.state_directory(settings.state, os.environ)
     url = config.store_url(settings.store.url, state)
     try:
         if url.kind == "sqlite":
             config.create_state_directory(state)
         _check_schema(url)
+        store_claim = claim(url)
     except ConfigError as error:
         _leave(_BAD_CONFIG, *error.mistakes)
     except schema.UpgradeRefused as error:
         _leave(_BAD_CONFIG, str(error))
+    except Claimed as error:
+        _leave(_UNAVAILABLE, str(error))
     kind = dialect(url)
     site_key = config.jwt_key(settings.jwt)
     jwt = settings.jwt
-    return Node(
+    node = Node(
         reactor,
         time.time,
         kind,
@@ -224,6 +253,7 @@ def _node(settings: Config, reactor: Any) -> Node:
         if site_key
         else None,
     )
+    return node, store_claim
 
 
 def _check_schema(url: config.StoreURL) -> None:

@@ -453,7 +453,8 @@ class GuessingTests(AccountCase):
         accounts are not held up, nor is another proof."""
         known = await self.done(self.frames(), "register", name="bob", password="secret")
         await self.user("eve")
-        self.node.guesses = Throttle({"account": 3, "address": 30}, Clock().seconds)
+        limits = {"guess": 3, "account": 30, "address": 30}
+        self.node.guesses = Throttle(limits, Clock().seconds)
         client = self.frames()
         for name in ("bob", "BOB", "bob"):
             await self.refused("unauthorized", client, "login", name=name, password="guess")

@@ -105,6 +105,19 @@ class StartTests(DaemonCase):
         self.assertNotIn("Traceback", told)
         self.assertNotIn("TCP lines", told)
 
+    def test_second_daemon(self) -> None:
+        """A store has one daemon; a second is refused with a sentence, until the first ends."""
+        url = mariadb.fresh_database()
+        schema.upgrade(store_url(url, ""))
+        for store in ((), ("--store", url)):
+            first = self.daemon(*store)
+            self.assertGreater(first.web_port, 0)
+            code, told = self.refused(*store)
+            self.assertEqual(code, UNAVAILABLE, told)
+            self.assertIn("another chatd uses", told)
+            first.kill()
+            self.assertGreater(self.daemon(*store).web_port, 0)
+
     def test_empty_schema(self) -> None:
         """On MySQL a schema is the operator's to make: the start is refused and says how."""
         code, told = self.refused("--store", mariadb.fresh_database())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from chatd.backlog import PAGE
 from tests import mariadb
@@ -23,6 +24,14 @@ class Delivery(NodeCase):
         for text in texts:
             said = await client.ask("say", to=to, text=text)
             assert said["ok"], said
+
+    async def _poured(self, client: Frames, to: str, texts: list[str]) -> None:
+        """Says them all at once; waits for the answers."""
+        for number, text in enumerate(texts):
+            client.frame(json.dumps({"cmd": "say", "id": number, "to": to, "text": text}).encode())
+        answered = 0
+        while answered < len(texts):
+            answered += "reply" in await client.next()
 
     async def _events(self, client: Frames, count: int) -> list[tuple[int, str]]:
         """(seq, text) of the next messages."""
@@ -61,7 +70,7 @@ class Delivery(NodeCase):
         alice = await self.user("alice")
         await self.user("bob")
         count = 2 * PAGE + 7
-        await gatherResults([spawn(alice.ask("say", to="@bob", text=f"{n}")) for n in range(count)])
+        await self._poured(alice, "@bob", [f"{n}" for n in range(count)])
         bob = self.frames()
         await bob.ask("login", name="bob", password="secret")
         self.assertEqual(await self._events(bob, count), [(n + 1, f"{n}") for n in range(count)])
@@ -84,9 +93,7 @@ class Delivery(NodeCase):
         await alice.ask("join", group="#team")
         bob.vanish()
         backlog, live = PAGE + 20, 200
-        await gatherResults(
-            [spawn(alice.ask("say", to="#team", text=f"{n}")) for n in range(backlog)]
-        )
+        await self._poured(alice, "#team", [f"{n}" for n in range(backlog)])
         talking = spawn(
             self._said(alice, "#team", [f"{n}" for n in range(backlog, backlog + live)])
         )
@@ -146,10 +153,9 @@ class Delivery(NodeCase):
         await self._events(bob, 1)
         session = next(s for s in self.node.hub.sessions if s.user and s.user.name == "bob")
         self.node.cursors.ask(session)
-        session.link.ping()
         await self._said(alice, "@bob", ["after the ping"])
         await self._events(bob, 1)
-        bob.frame(b"", opcode=10)
+        bob.frame(session.question.to_bytes(8, "big"), opcode=10)
         bob.transport.abortConnection()
         bob = await self.user("bob")
         self.assertEqual(await self._events(bob, 1), [(2, "after the ping")])
@@ -203,6 +209,87 @@ class Delivery(NodeCase):
         await self._events(bob, 1)
         await self.node.store.published()
         self.assertIsNone(session.unproved and None)
+
+    async def test_a_client_that_does_not_read_is_not_served(self) -> None:
+        """Requests of a client whose buffer is full wait until it has read; none is lost."""
+        alice: Lines = await self.user("alice", self.lines())
+        link: Any = alice.protocol
+        link.pauseProducing()
+        alice.send(b"/ping\n" * 200)
+        await self.node.store.idle()
+        self.assertEqual(alice.received, b"")
+        link.resumeProducing()
+        for _ in range(200):
+            self.assertTrue((await alice.next()).startswith("+OK at="))
+
+    async def test_without_replay_no_cursor_moves(self) -> None:
+        """A session that did not ask for what it missed proves nothing of it by what it gets
+        live."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        bob.vanish()
+        await self._said(alice, "@bob", ["one", "two"])
+        bob = self.frames()
+        await bob.ask("login", name="bob", password="secret", replay=False)
+        await self._said(alice, "@bob", ["three"])
+        await self._events(bob, 1)
+        await bob.ask("ping")
+        bob.vanish()
+        bob = await self.user("bob")
+        self.assertEqual(await self._events(bob, 3), [(1, "one"), (2, "two"), (3, "three")])
+
+    async def test_what_somebody_else_stored_comes_from_the_log(self) -> None:
+        """An entry that was stored past this node is brought from the log before the next one
+        that follows it."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await self._said(alice, "@bob", ["one"])
+        await self._events(bob, 1)
+        await self.node.store.write(
+            lambda db: db.run(
+                "INSERT INTO entries SELECT room_id, seq + 1, sender_id, ?, at, kind, ?"
+                " FROM entries WHERE seq = 1",
+                (b"elsewhere", '{"text":"two"}'),
+            )
+        )
+        await self._said(alice, "@bob", ["three"])
+        self.assertEqual(await self._events(bob, 2), [(2, "two"), (3, "three")])
+
+    async def test_nothing_is_said_behind_the_end(self) -> None:
+        """What is said while a group is dissolved is refused, or stands before the end."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await alice.ask("create", name="team")
+        await bob.ask("join", group="#team")
+        alice.frame(b'{"cmd":"dissolve","id":1,"group":"#team"}')
+        await alice.ask("ping")
+        bob.frame(b'{"cmd":"say","id":1,"to":"#team","text":"too late"}')
+        while (last := await bob.event())["event"] != "dissolved":
+            pass
+        await self.node.store.idle()
+        query = "SELECT MAX(seq) FROM entries WHERE kind IN ('message', 'dissolved')"
+        end = await self.node.store.read(lambda db: db.one(query))
+        self.assertEqual(end, (last["seq"],))
+
+    async def test_the_end_of_a_group_is_told_once(self) -> None:
+        """A client that acknowledges by itself gets a group's end once, though there is no
+        address left to acknowledge."""
+        alice, bob = await self.user("alice"), await self.user("bob", ack=True)
+        await alice.ask("create", name="team")
+        await bob.ask("join", group="#team")
+        bob.vanish()
+        await alice.ask("dissolve", group="#team")
+        for expected in ("dissolved", "message"):
+            bob = await self.user("bob", ack=True)
+            if expected == "message":
+                await self._said(alice, "@bob", ["live"])
+            self.assertEqual((await bob.event())["event"], expected)
+            await self.node.store.idle()
+            bob.vanish()
+
+    async def test_the_makers_other_sessions_learn_of_a_group(self) -> None:
+        """Who makes a group hears of it in the other sessions."""
+        first, second = await self.user("alice"), await self.user("alice")
+        await first.ask("create", name="team", title="The Team")
+        event = await second.event()
+        self.assertEqual((event["event"], event["to"], event["seq"]), ("created", "#team", 1))
 
     async def test_joining_while_others_log_in(self) -> None:
         """A membership that changes while its user logs in is not missed."""

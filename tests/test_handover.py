@@ -155,6 +155,46 @@ class HandOver(NodeCase):
         self.assertEqual((await bob.event())["text"], "live")
         return bob
 
+    async def test_own_words_while_loading(self) -> None:
+        """What the session itself says before its replay is done does not come as an event."""
+        await self._away("one")
+        bob = self.frames()
+
+        async def speak() -> None:
+            bob.frame(b'{"cmd":"say","id":77,"to":"@alice","text":"mine"}')
+            await self._say("theirs")
+
+        self.stepped.before[progress] = speak
+        assert (await bob.ask("login", name="bob", password="secret"))["ok"]
+        await self._expect(bob, "one", "theirs")
+
+    async def test_revoked_while_logging_in(self) -> None:
+        """A token that is revoked between the login's look at it and its entering is refused."""
+        await self._away()
+        first = self.frames()
+        known = await first.ask("login", name="bob", password="secret")
+
+        async def revoke() -> None:
+            assert (await first.ask("logout", everywhere=True))["ok"]
+
+        self.stepped.after["log_in"] = revoke
+        refused = await self.frames().ask("login", token=known["token"])
+        self.assertEqual(refused["error"], "unauthorized")
+
+    async def test_no_backlog_to_be_had(self) -> None:
+        """A session whose backlog cannot be read is closed, to come again."""
+        await self._away("one")
+
+        async def fail() -> None:
+            raise ValueError("for a test")
+
+        self.stepped.after[progress] = fail
+        bob = self.frames()
+        await bob.ask("login", name="bob", password="secret")
+        opcode, payload = await bob.next_frame()
+        self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, 1013))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
     async def test_slow_right_after_replay(self) -> None:
         """A reader that gets slow right after its replay gets nothing live, and then each
         entry once."""

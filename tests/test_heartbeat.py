@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from chatd.errors import LOGIN_TIMEOUT
@@ -23,8 +24,7 @@ class Beats(NodeCase):
 
     def pings(self, client: Frames) -> int:
         """Takes the pings that came; their number."""
-        count = client.received.count(b"\x89\x00")
-        client.received = client.received.replace(b"\x89\x00", b"")
+        client.received, count = re.subn(rb"\x89\x08.{8}", b"", client.received, flags=re.DOTALL)
         return count
 
     async def test_a_quiet_peer_is_asked_and_kept_if_it_answers(self) -> None:
@@ -66,6 +66,32 @@ class Beats(NodeCase):
         self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, LOGIN_TIMEOUT))
         self.assertIn(b"* closing code=4101", lines.received)
         self.assertTrue(lines.closed)
+
+    async def test_logging_out_leaves_time_to_log_in(self) -> None:
+        """Who logs out after a long time has as long as anybody to log in again."""
+        alice = await self.user("alice")
+        for _ in range(3):
+            self.tick(15)
+            await alice.ask("ping")
+        await alice.ask("logout")
+        self.tick(20)
+        self.assertFalse(alice.closed)
+        self.assertTrue((await alice.ask("login", name="alice", password="secret"))["ok"])
+
+    async def test_a_slow_reader_that_reads_is_kept(self) -> None:
+        """While a full buffer empties, however slowly, its client is not taken for dead; one
+        that stands still is."""
+        alice = await self.user("alice")
+        link: Any = alice.protocol._inner
+        pending = 1_000_000
+        link.pending = lambda: pending
+        link.pauseProducing()
+        for _ in range(10):
+            self.tick(20)
+            pending -= 1000
+        self.assertFalse(alice.closed)
+        self.tick(41)
+        self.assertTrue(alice.closed)
 
     async def test_line_clients_may_be_silent(self) -> None:
         """A person at telnet may read for hours and say nothing."""

@@ -53,11 +53,11 @@ class RecordingLink:
     def abort(self) -> None:
         pass
 
-    def ping(self) -> None:
+    def ping(self, payload: bytes) -> None:
         pass
 
-    def delivered(self) -> bool:
-        return True
+    def pending(self) -> int:
+        return 0
 
     def hold(self, on: bool) -> None:
         pass

@@ -24,7 +24,7 @@ LAYERS = {
     "hub": {"errors", "model", "session"},
     "auth": {"errors"},
     "cursors": {"errors", "session", "store"},
-    "backlog": {"errors", "hub", "session", "store"},
+    "backlog": {"cursors", "errors", "hub", "model", "session", "store"},
     "node": {
         *("auth", "backlog", "cursors", "errors", "hub", "model", "session", "settings", "store"),
     },

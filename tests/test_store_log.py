@@ -461,7 +461,8 @@ class Effects(Contract):
         self.assertEqual(self.seqs(room), [1])
 
     async def test_dissolve_twice(self) -> None:
-        """A group ends once; its name is free, and nobody can join it any more."""
+        """A group ends once; nobody can join it any more, and its name is not given again, for
+        clients know entries by address and seq."""
         node, (owner, user) = self.node(), self.users(2)
         room = self.group(owner, "club")
         steps = [self._dissolving, self._dissolving]
@@ -471,7 +472,9 @@ class Effects(Contract):
         self.assertEqual(await self.answers(late), ["not-found", "not-found"])
         self.assertEqual(self.seqs(room), [1, 2])
         self.assertIsNone(rooms.find_group(self.db, "club"))
-        self.assertNotEqual(self.group(owner, "club").id, room.id)
+        with self.assertRaises(Refused) as refused:
+            self.group(owner, "club")
+        self.assertEqual(refused.exception.code, "exists")
 
     async def test_repeat_with_an_effect(self) -> None:
         """A repeat does not have its effect again."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from chatd.errors import Refused
-from chatd.model import Display, Name, Password, Secret, normalise
+from chatd.model import Display, Name, Password, Secret, fold, normalise
 from chatd.node import Context
 from chatd.registry import ANYBODY, USERS, command
 from chatd.store import accounts as statements
@@ -72,6 +72,9 @@ async def register(
     _nobody_yet(ctx)
     spent = digest(invitation) if rule == "invitation" and invitation else None
     shown = normalise(name)
+    ctx.node.guesses.take(("new", ctx.session.address))
+    if await ctx.node.store.read(statements.find_user, shown) is not None:
+        raise Refused("exists", f"The name {shown} is taken.")
     hashed = await ctx.node.passwords.hash(password)
     new = Registration(shown, display, hashed, spent)
     return await _log_in(ctx, device, replay, ack, registration=new)
@@ -127,7 +130,8 @@ async def _check_password(ctx: Context, name: str, password: str) -> int:
     """The id of the user whose password this is; wrong tries are counted for the account and
     for the address, which many may share."""
     shown = normalise(name)
-    keys = (("account", shown.casefold()), ("address", ctx.session.address))
+    account, address = fold(shown), ctx.session.address
+    keys = (("guess", f"{account} {address}"), ("account", account), ("address", address))
     ctx.node.guesses.take(*keys)
     found = await ctx.node.store.read(statements.password_of, shown)
     user_id, stored = found or (0, None)
@@ -188,6 +192,7 @@ async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
         await node.store.write(statements.revoke_token, user.id, session.token)
         node.close_sessions(user.id, session.token, but=session)
     node.hub.leave(session)
+    session.since = node.tick
     return Done()
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from chatd.errors import Refused
-from chatd.model import Group, Membership, Room, Title, group_name
+from chatd.model import Entry, Group, Membership, Room, Title, group_name
 from chatd.node import Context
 from chatd.registry import USERS, command
 from chatd.store import rooms as statements
@@ -41,6 +41,9 @@ async def create(ctx: Context, name: Group, title: Title = "") -> Created:
         statements.make_group, wanted, title, user.party, node.keys(), node.millis()
     )
     node.hub.join(Membership(room, "owner"), user.id)
+    body = {"title": title} if title else {}
+    made = Entry(room.id, 1, "created", f"#{room.name}", user.party, node.millis(), body)
+    node.hub.fan_out(room, [made], [ctx.session])
     ctx.session.room = f"#{room.name}"
     return Created(f"#{room.name}")
 
@@ -82,9 +85,13 @@ async def dissolve(ctx: Context, group: Group) -> Stored:
     if user.groups[room.id] != "owner":
         raise Refused("forbidden", f"Only the owner can dissolve #{room.name}.")
     now = ctx.node.millis()
-    return await _append(
-        ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now)
-    )
+    ctx.node.dissolving.add(room.id)  # nothing is said behind the end
+    try:
+        return await _append(
+            ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now)
+        )
+    finally:
+        ctx.node.dissolving.discard(room.id)
 
 
 async def _mine(ctx: Context, group: str) -> Room:

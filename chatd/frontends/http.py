@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 import msgspec
@@ -89,12 +90,12 @@ class Once:
     def abort(self) -> None:
         """Nothing."""
 
-    def ping(self) -> None:
+    def ping(self, payload: bytes) -> None:
         """Nothing."""
 
-    def delivered(self) -> bool:
-        """Nothing can be."""
-        return False
+    def pending(self) -> int:
+        """Nothing."""
+        return 0
 
     def hold(self, on: bool) -> None:
         """Nothing."""
@@ -121,6 +122,26 @@ class _Json(Resource):
             request.setHeader(b"allow", allowed.encode())
             refused = Refused("bad-request", f"The method is {allowed}.")
             return self.answer(request, PLAIN.error(None, refused), 405)
+
+    def answer_later(
+        self, node: Node, request: server.Request, work: Coroutine[Any, Any, bytes]
+    ) -> int:
+        """Answers with what `work` gives or the `Refused` that it raises, unless the client has
+        gone by then."""
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def refused(failure: Failure) -> bytes:
+            if isinstance(failure.value, Refused):
+                return self.refuse(request, failure.value)
+            node.log.failure("a request failed", failure)
+            return self.refuse(request, Refused("internal", "The server made a mistake."))
+
+        done = Deferred.fromCoroutine(work)
+        done.addErrback(refused)
+        done.addCallback(lambda data: None if gone else _write(request, data))
+        done.addErrback(lambda failure: node.log.failure("an answer was lost", failure))
+        return int(server.NOT_DONE_YET)
 
     def refuse(self, request: server.Request, refused: Refused) -> bytes:
         if refused.retry_after is not None:
@@ -161,17 +182,30 @@ class Root(Branch):
 
 
 class Health(_Json):
-    """Whether the process lives (`ready` None), or may be sent clients."""
+    """Whether the process lives."""
 
     isLeaf = True
 
-    def __init__(self, node: Node | None = None) -> None:
+    def render_GET(self, request: server.Request) -> bytes:
+        return self.answer(request, b'{"ok":true}\n')
+
+
+class Ready(_Json):
+    """Whether clients may be sent here: the daemon does not stop, its database answers."""
+
+    isLeaf = True
+
+    def __init__(self, node: Node) -> None:
         super().__init__()
         self._node = node
 
-    def render_GET(self, request: server.Request) -> bytes:
-        if self._node is not None and self._node.stopping:
-            return self.answer(request, b'{"ok":false}\n', 503)
+    def render_GET(self, request: server.Request) -> Any:
+        return self.answer_later(self._node, request, self._look(request))
+
+    async def _look(self, request: server.Request) -> bytes:
+        if self._node.stopping:
+            raise Refused("unavailable", "The server stops.", 1.0)
+        await self._node.store.check()
         return self.answer(request, b'{"ok":true}\n')
 
 
@@ -190,19 +224,7 @@ class Api(_Json):
         self._dispatcher = dispatcher
 
     def render_POST(self, request: server.Request) -> Any:
-        gone: list[Failure] = []
-        request.notifyFinish().addErrback(gone.append)
-        done = Deferred.fromCoroutine(self._run(request))
-        done.addErrback(self._refused, request)
-        done.addCallback(lambda data: None if gone else _write(request, data))
-        done.addErrback(lambda failure: self._node.log.failure("an answer was lost", failure))
-        return server.NOT_DONE_YET
-
-    def _refused(self, failure: Failure, request: server.Request) -> bytes:
-        if isinstance(failure.value, Refused):
-            return self.refuse(request, failure.value)
-        self._node.log.failure("a request failed", failure)
-        return self.refuse(request, Refused("internal", "The server made a mistake."))
+        return self.answer_later(self._node, request, self._run(request))
 
     async def _run(self, request: server.Request) -> bytes:
         name = b"/".join(request.postpath or ()).decode(errors="replace")
@@ -245,7 +267,7 @@ def make_site(node: Node, dispatcher: Dispatcher) -> server.Site:
     """The site of one node."""
     limits = {"limit": node.limits.body_bytes}
     site = server.Site(
-        Root(Api(node, dispatcher), Health(), Health(node)),
+        Root(Api(node, dispatcher), Health(), Ready(node)),
         requestFactory=type("Request", (LimitedRequest,), limits),
     )
     site.noisy = False

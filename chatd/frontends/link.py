@@ -20,6 +20,9 @@ from chatd.session import Link, Session, Wire
 _GOODBYE = 2.0  # seconds until a connection that does not close is dropped
 _HELD = 1  # too many requests under way
 _FULL = 2  # the client does not read what it is sent
+_OTHERS = 4  # a portion was taken
+
+PORTION = 64  # requests taken at once: a few ms
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -33,20 +36,43 @@ class TransportLink(Protocol, Link):
     dispatcher: ClassVar[Dispatcher]
     live: ClassVar[bool] = True
     session: Session | None = None
+    _unread = b""  # what has come and not been taken yet
     _stopped = 0
+    _buffered = False  # the transport has more than it likes
+    _eof = False  # the client sends no more
     _closing: Any = None
 
     def opened(self, wire: Wire) -> Session:
         """To be called when the client may send requests."""
         transport: Any = self.transport
-        session = Session(self, wire, _address(transport), self.node.tick)
+        session = Session(self, wire, address_of(transport), self.node.tick)
         self.session = session
         self.node.hub.open(session)
-        socket = _socket(transport)
-        if socket is not None:
-            socket.bufferSize = self.node.limits.outbound_bytes
         transport.registerProducer(self, True)
         return session
+
+    def consume(self, data: bytes) -> tuple[bytes, bool]:
+        """Takes requests from the bytes, at most `PORTION` and none once `stopped`; what is
+        left of them, and whether there may be a request in it."""
+        raise NotImplementedError
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no request is taken for now."""
+        return bool(self._stopped)
+
+    def take(self, data: bytes) -> None:
+        """Takes the requests that have come, a portion at a time: then the others have their
+        turn, and it shows whether the client reads what it asks for."""
+        data = self._unread + data
+        if self._stopped:
+            self._unread = data
+            return
+        self._unread, more = self.consume(data)
+        if more and not self._stopped:
+            self._stop(_OTHERS, True)
+            self.node.hub.flush()
+            self.node.clock.callLater(0, self._stop, _OTHERS, False)
 
     def lost(self) -> None:
         """To be called when the connection is gone."""
@@ -92,19 +118,19 @@ class TransportLink(Protocol, Link):
                 return
             data = data[sent:]
         transport.write(data)
+        if self._buffered:
+            self.pauseProducing()
 
     def abort(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()
 
-    def delivered(self) -> bool:
+    def pending(self) -> int:
         socket = _socket(self.transport)
-        if socket is None:
-            return True
-        if socket.dataBuffer or socket._tempDataLen or not socket.connected:
-            return False
+        if socket is None or not socket.connected:
+            return 0 if socket is None else 1
         queued = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-        return bool(struct.unpack("i", queued)[0] == 0)
+        return _buffered(socket) + int(struct.unpack("i", queued)[0])
 
     def hold(self, on: bool) -> None:
         self._stop(_HELD, on)
@@ -114,20 +140,30 @@ class TransportLink(Protocol, Link):
         self._stopped = before | why if on else before & ~why
         if self._stopped and not before:
             transport.pauseProducing()  # type: ignore[union-attr]
-        elif before and not self._stopped:
-            transport.resumeProducing()  # type: ignore[union-attr]
+        elif before and not self._stopped and self.session is not None:
+            if not self._eof:
+                transport.resumeProducing()  # type: ignore[union-attr]
+            self.take(b"")
 
     # -- IPushProducer: the transport tells that its buffer is full, or empty again
 
     def pauseProducing(self) -> None:
-        if self.session is not None:
-            self.node.backlog.pause(self.session)
-            self._stop(_FULL, True)
+        # The transport asks from 64 KB on, and only once: then each further write looks.
+        self._buffered = True
+        session, socket = self.session, _socket(self.transport)
+        limit = self.node.limits.outbound_bytes
+        if session is None or session.paused or (socket is not None and _buffered(socket) <= limit):
+            return
+        self.node.backlog.pause(session)
+        self._stop(_FULL, True)
 
     def resumeProducing(self) -> None:
-        if self.session is not None and self._closing is None:
+        self._buffered = False
+        session = self.session
+        if session is not None and session.paused and self._closing is None:
+            self.node.backlog.resume(session)
+            self.dispatcher.go_on(session)
             self._stop(_FULL, False)
-            self.node.backlog.resume(self.session)
 
     def stopProducing(self) -> None:
         pass
@@ -135,6 +171,7 @@ class TransportLink(Protocol, Link):
     # -- IHalfCloseableProtocol
 
     def readConnectionLost(self) -> None:
+        self._eof = True
         self.input_ended()
         self.transport.loseConnection()  # type: ignore[union-attr]
 
@@ -149,5 +186,10 @@ def _socket(transport: Any) -> Any:
     return transport if isinstance(transport, tcp.Connection) else None
 
 
-def _address(transport: Any) -> str:
+def _buffered(socket: Any) -> int:
+    size: int = len(socket.dataBuffer) - socket.offset + socket._tempDataLen
+    return size
+
+
+def address_of(transport: Any) -> str:
     return getattr(transport.getPeer(), "host", "local")

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from chatd.dispatcher import Dispatcher, Malformed
 from chatd.errors import Refused
-from chatd.frontends.link import TransportLink
+from chatd.frontends.link import PORTION, TransportLink, address_of
 from chatd.node import TOO_MANY, Node
 from chatd.session import Session, Wire
 from chatd.wire import text
@@ -38,7 +38,7 @@ class LineProtocol(TransportLink):
     """Cuts the bytes into lines; a line is a request."""
 
     pings = False
-    _rest = b""
+    _known = False
     _negotiation = b""  # its beginning; it may hold line ends that are none
 
     def connectionMade(self) -> None:
@@ -51,31 +51,48 @@ class LineProtocol(TransportLink):
         self.opened(TEXT)
 
     def dataReceived(self, data: bytes) -> None:
+        if not self._known and self.session is not None:
+            # Behind a proxy that speaks PROXY the address is known by the first bytes.
+            self.session.address = address_of(self.transport)
+            self._known = True
         data = self._negotiation + data
         if b"\xff" in data:
             if _TIMING_MARK in data:
                 self.send(_NO_MARK)
             data, iac, cut = _TELNET.sub(rb"\g<cut>", data).partition(b"\xff")
             self._negotiation = iac + cut
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        limit = self.node.limits.line_bytes
-        for line in lines:
-            if self.session is None or self._closing is not None:
-                return
-            line = line.removesuffix(b"\r")
-            if len(line) > limit:
+        self.take(data)
+
+    def consume(self, data: bytes) -> tuple[bytes, bool]:
+        start = 0
+        for _ in range(PORTION):
+            end = data.find(b"\n", start)
+            if end < 0 or self.stopped or self._over:
+                break
+            line = data[start:end].removesuffix(b"\r")
+            start = end + 1
+            if len(line) > self.node.limits.line_bytes:
                 self._too_long(line)
-                return
-            self._line(line)
-        rest = self._rest.removesuffix(b"\r") + self._negotiation
-        if len(rest) > limit and self._closing is None:
-            self._too_long(rest)
+            elif line:
+                self._line(line)
+        if self._over:
+            return b"", False
+        rest = data[start:]
+        more = b"\n" in rest
+        begun = rest.removesuffix(b"\r") + self._negotiation
+        if not more and len(begun) > self.node.limits.line_bytes:
+            self._too_long(begun)
+        return rest, more
+
+    @property
+    def _over(self) -> bool:
+        """Whether no further line is wanted."""
+        session = self.session
+        return session is None or session.finishing or self._closing is not None
 
     def _line(self, line: bytes) -> None:
         session = self.session
         assert session is not None
-        if not line:
-            return
         try:
             words = line.decode()
         except UnicodeDecodeError as error:
@@ -106,10 +123,15 @@ class LineProtocol(TransportLink):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.lost()
 
-    def readConnectionLost(self) -> None:
-        self.input_ended()
-        if self.session is not None:
+    def take(self, data: bytes) -> None:
+        super().take(data)
+        if self._eof and self.session is not None and b"\n" not in self._unread:
             self._finish(self.session)
+
+    def readConnectionLost(self) -> None:
+        self._eof = True
+        self.input_ended()
+        self.take(b"")
 
     def _finish(self, session: Session) -> None:
         """Answers what was asked, then closes."""
@@ -126,7 +148,7 @@ class LineProtocol(TransportLink):
             self.node.hub.send(session, session.wire.event(event))
         self._end()
 
-    def ping(self) -> None:
+    def ping(self, payload: bytes) -> None:
         pass
 
     def resumeProducing(self) -> None:
@@ -142,6 +164,7 @@ class LineProtocol(TransportLink):
             transport: Any = self.transport
             self.drop_soon()
             self.node.hub.flush()
+            transport.unregisterProducer()  # TLS would wait for it
             transport.loseConnection()
 
 

@@ -18,7 +18,7 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 
 from chatd.dispatcher import Dispatcher, Malformed
 from chatd.errors import TRY_AGAIN_LATER, Refused
-from chatd.frontends.link import TransportLink
+from chatd.frontends.link import PORTION, TransportLink
 from chatd.node import TOO_MANY, Node
 from chatd.wire.json import JsonWire, decode
 
@@ -33,7 +33,9 @@ _LEFTOVERS = (  # of the handshake: 1.5 KB a connection
 _WHOLE_TEXT = 0x81  # FIN and the opcode of text
 _MASKED = 0x80
 _SIZE_16 = 126  # the size stands in the next two bytes
-_PING = b"\x89\x00"
+_PING = b"\x89"
+_SLICE = 4096  # bytes given to Autobahn at once: some 700 of the smallest frames,
+_SLICE_COST = 16  # which cost as much as so many requests
 
 
 def frame(payload: bytes) -> bytes:
@@ -101,19 +103,39 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
         if self.node.full():
-            self.sendClose(TRY_AGAIN_LATER, TOO_MANY.sentence)
+            self.close(TRY_AGAIN_LATER, TOO_MANY.sentence)
             return
         self.opened(FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
+        if self.session is None:
+            self._dataReceived(data)
+        else:
+            self.take(data)
+
+    def consume(self, data: bytes) -> tuple[bytes, bool]:
         """Takes what nearly every frame is, a whole short text message, by a short way: a
         fourth of Autobahn's cost. All else is left to Autobahn, byte for byte."""
-        start = 0
-        while (taken := self._take_text(data, start)) is not None:
-            text, start = taken
-            self._request(decode(text))
-        if start < len(data):
-            self._dataReceived(data[start:] if start else data)
+        start, budget = 0, PORTION
+        while start < len(data) and budget > 0 and not self.stopped:
+            taken = self._take_text(data, start)
+            if taken is not None:
+                text, start = taken
+                self._request(decode(text))
+                budget -= 1
+            else:
+                end = start + max(_SLICE, self._missing())
+                self._dataReceived(data[start:end])
+                start = end
+                budget -= _SLICE_COST
+        return data[start:], start < len(data)
+
+    def _missing(self) -> int:
+        """The bytes that the frame under way still lacks."""
+        if self.current_frame is None:
+            return 0
+        missing: int = self.current_frame.length - self.current_frame_masker.pointer()
+        return missing
 
     def _take_text(self, data: bytes, start: int) -> tuple[str, int] | None:
         """The text of an unfragmented, masked frame at `start`, and where the next begins;
@@ -147,7 +169,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         self._request(_BINARY if isBinary else decode(payload))
 
     def _request(self, request: Any) -> None:
-        if self.session is not None:
+        if self.session is not None and self.state == self.STATE_OPEN:
             self.dispatcher.receive(self.session, request, FRAMES)
 
     def onMessageEnd(self) -> None:
@@ -163,7 +185,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def onPong(self, payload: bytes) -> None:
         self._heard()
         if self.session is not None:
-            self.node.cursors.answered(self.session)
+            self.node.cursors.answered(self.session, payload)
 
     def _heard(self) -> None:
         if self.session is not None:
@@ -171,8 +193,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         self.node.hub.flush()  # no data may come behind a close (RFC 6455 §5.5.1)
-        super().sendCloseFrame(*args, **kwargs)
         self.drop_soon()
+        super().sendCloseFrame(*args, **kwargs)
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> Any:
         self.input_ended()
@@ -191,8 +213,13 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         # Autobahn's sendClose takes no code below 3000 but 1000, and so not 1012 and 1013.
         self.sendCloseFrame(code, reason.encode())
 
-    def ping(self) -> None:
-        self.send(_PING)
+    def send(self, data: bytes) -> None:
+        if self.state == self.STATE_OPEN:  # no data may come behind a close
+            super().send(data)
+
+    def ping(self, payload: bytes) -> None:
+        self.node.hub.flush()
+        self.send(_PING + bytes((len(payload),)) + payload)
 
     def finished(self) -> None:
         pass

@@ -17,6 +17,9 @@ from chatd.store.pool import Pool
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_Waiting = tuple[Item, Deferred[Result], float]  # since when, in seconds
+
+_PATIENCE = 5.0  # seconds that an item waits for a database that cannot be used
 MOST_WAITING = 20_000  # items; a second of the highest load measured
 
 
@@ -49,7 +52,7 @@ class Batcher(Generic[Item, Result]):
         self._size = size
         self._most = most
         self._most_size = most_size
-        self._waiting: list[tuple[Item, Deferred[Result]]] = []
+        self._waiting: list[_Waiting[Item, Result]] = []
         self._running = False
         self._idle: list[Deferred[None]] = []
         self._unpublished: list[Deferred[None]] = []
@@ -60,7 +63,7 @@ class Batcher(Generic[Item, Result]):
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable("The server cannot keep up with its database. Try again.")
         done: Deferred[Result] = Deferred()
-        self._waiting.append((item, done))
+        self._waiting.append((item, done, self._clock.seconds()))
         if not self._running:
             self._running = True
             self._clock.callLater(0, self._next)
@@ -97,9 +100,9 @@ class Batcher(Generic[Item, Result]):
     def _begin(self) -> None:
         Deferred.fromCoroutine(self._run(self._cut())).addErrback(self._failed)
 
-    def _cut(self) -> list[tuple[Item, Deferred[Result]]]:
+    def _cut(self) -> list[_Waiting[Item, Result]]:
         total = count = 0
-        for item, _ in self._waiting[: self._most]:
+        for item, _, _ in self._waiting[: self._most]:
             total += self._size(item)
             if count and total > self._most_size:
                 break
@@ -108,8 +111,8 @@ class Batcher(Generic[Item, Result]):
         del self._waiting[:count]
         return batch
 
-    async def _run(self, batch: list[tuple[Item, Deferred[Result]]]) -> None:
-        results = await self._results([item for item, _ in batch])
+    async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
+        results = await self._results([item for item, _, _ in batch])
         # Who asks from here on may have seen what the next batch stores.
         unpublished, self._unpublished = self._unpublished, []
         more = bool(self._waiting)
@@ -122,15 +125,15 @@ class Batcher(Generic[Item, Result]):
             self._next()
 
     def _tell(
-        self, batch: list[tuple[Item, Deferred[Result]]], results: Sequence[Result | Refused]
+        self, batch: list[_Waiting[Item, Result]], results: Sequence[Result | Refused]
     ) -> None:
         stored = [
             (item, result)
-            for (item, _), result in zip(batch, results, strict=True)
+            for (item, _, _), result in zip(batch, results, strict=True)
             if not isinstance(result, Refused)
         ]
         self._try(lambda: self._publish(stored))
-        for (_, done), result in zip(batch, results, strict=True):
+        for (_, done, _), result in zip(batch, results, strict=True):
             if isinstance(result, Refused):
                 done.errback(Failure(result))
             else:
@@ -147,12 +150,22 @@ class Batcher(Generic[Item, Result]):
         try:
             return await self._pool.run(lambda connection: self._work(connection, items))
         except Refused as refused:
+            self._refuse_patient(refused)
             return [refused] * len(items)
         except Exception:  # whatever the database raised: nobody else may suffer for one item
             if len(items) > 1:
                 return [(await self._results([item]))[0] for item in items]
             self._log.failure("the database refused an item")
             return [Refused("internal", "The server could not store this.")]
+
+    def _refuse_patient(self, refused: Refused) -> None:
+        """The database could not be used: who has waited long is not to wait for it again."""
+        since = self._clock.seconds() - _PATIENCE
+        waiting = self._waiting
+        self._waiting = [item for item in waiting if item[2] > since]
+        for _, done, submitted in waiting:
+            if submitted <= since:
+                done.errback(Failure(refused))
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("a batch was lost", failure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from chatd.store.dialects import Dialect
@@ -66,7 +66,8 @@ class Connection:
             cursor.execute("COMMIT")
         except BaseException as error:
             if not self.dialect.lost(error):
-                cursor.execute("ROLLBACK")
+                with suppress(*self.dialect.errors):  # some errors have rolled back already
+                    cursor.execute("ROLLBACK")
             raise
 
 

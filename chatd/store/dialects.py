@@ -41,6 +41,7 @@ class Dialect:
 
     `lost(error)`: the connection is dead. `contended(error)`: another transaction was in the
     way, so running again may succeed. `duplicate(error)`: a unique key was violated.
+    `unusable(error)`: the database takes nothing for now, such as with a full disk.
     """
 
     module: str
@@ -52,6 +53,7 @@ class Dialect:
     lost: Callable[[BaseException], bool]
     contended: Callable[[BaseException], bool]
     duplicate: Callable[[BaseException], bool]
+    unusable: Callable[[BaseException], bool]
     errors: tuple[type[Exception], ...]
     one_statement: bool  # the driver makes one statement of an INSERT of many rows
     writers: int | None  # how many connections may write; None: as many as there are
@@ -68,7 +70,6 @@ def _sqlite_sql(text: str) -> str:
         text.replace("INSERT IGNORE", "INSERT OR IGNORE")
         .replace("ON DUPLICATE KEY UPDATE", "ON CONFLICT DO UPDATE SET")
         .replace("GREATEST(", "max(")
-        .replace("LEAST(", "min(")
         .replace("VALUES(delivered_seq)", "excluded.delivered_seq")
         .replace("VALUES(read_seq)", "excluded.read_seq")
     )
@@ -84,6 +85,14 @@ def _sqlite_code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+_SQLITE_UNUSABLE = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+)
 _SQLITE_DUPLICATE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 
 
@@ -99,6 +108,7 @@ def sqlite(path: str) -> Dialect:
         lost=lambda error: False,
         contended=lambda error: _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
         duplicate=lambda error: getattr(error, "sqlite_errorcode", 0) in _SQLITE_DUPLICATE,
+        unusable=lambda error: _sqlite_code(error) in _SQLITE_UNUSABLE,
         errors=(sqlite3.Error,),
         one_statement=False,
         writers=1,
@@ -118,6 +128,17 @@ _LOST = frozenset(
         ER.CON_COUNT_ERROR,
         1927,  # MariaDB: connection was killed
         4031,  # MySQL: disconnected for inactivity
+    )
+)
+_UNUSABLE = frozenset(
+    (
+        3,  # error writing file
+        28,  # no space left on device
+        ER.DISK_FULL,
+        ER.RECORD_FILE_FULL,
+        ER.OPTION_PREVENTS_STATEMENT,  # read-only
+        1792,  # read-only transaction
+        1836,  # read-only mode
     )
 )
 _CONTENDED = frozenset((ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, 1020))  # 1020: record has changed
@@ -154,8 +175,8 @@ def mysql(url: StoreURL) -> Dialect:
             "charset": "utf8mb4",
             "autocommit": True,
             "connect_timeout": 5,
-            "read_timeout": 10,
-            "write_timeout": 10,
+            "read_timeout": 5,
+            "write_timeout": 5,
             "cursorclass": _Cursor,
             "client_flag": CLIENT.FOUND_ROWS,
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
@@ -168,6 +189,7 @@ def mysql(url: StoreURL) -> Dialect:
         lost=_mysql_lost,
         contended=lambda error: _mysql_code(error) in _CONTENDED,
         duplicate=lambda error: _mysql_code(error) == ER.DUP_ENTRY,
+        unusable=lambda error: _mysql_code(error) in _UNUSABLE,
         errors=(pymysql.MySQLError, OSError, EOFError),
         one_statement=True,
         writers=None,

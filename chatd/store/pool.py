@@ -21,15 +21,17 @@ from chatd.store.dialects import Dialect
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-_ATTEMPTS = 4  # a dead connection costs one, each deadlock another
+_ATTEMPTS = 4  # at most: each deadlock costs one
 
 
 class Pool:
-    """A fixed number of threads, each with a connection of its own."""
+    """A fixed number of threads, each with a connection of its own. `usable`: the last use of
+    the database was not refused by its state; a change of it is logged once."""
 
     _log = Logger()
 
     def __init__(self, reactor: Any, dialect: Dialect, size: int) -> None:
+        self.usable = True
         self._dialect = dialect
         self._reactor = reactor
         self._pool = adbapi.ConnectionPool(
@@ -56,22 +58,36 @@ class Pool:
         return deferToThreadPool(self._reactor, self._pool.threadpool, self._attempt, work)
 
     def _attempt(self, work: Work[T]) -> T:
-        for attempt in range(_ATTEMPTS):
+        attempts = _ATTEMPTS
+        while True:
             try:
                 raw = self._pool.connect()
             except self._dialect.errors as error:
                 raise self._unavailable(error) from error
             try:
-                return work(Connection(raw, self._dialect))
+                result = work(Connection(raw, self._dialect))
             except self._dialect.errors as error:
+                # A dead connection costs half of the attempts: a fresh one may be tried once.
+                attempts -= _ATTEMPTS // 2 if self._dialect.lost(error) else 1
                 if self._dialect.lost(error):
                     self._pool.disconnect(raw)
                 elif not self._dialect.contended(error):
+                    if self._dialect.unusable(error):
+                        raise self._unavailable(error) from error
                     raise
-                self._log.debug("attempt {n}: {error}", n=attempt + 1, error=error)
-                last = error
-        raise self._unavailable(last) from last
+                if attempts <= 0:
+                    raise self._unavailable(error) from error
+            else:
+                self._available()
+                return result
 
     def _unavailable(self, error: Exception) -> Unavailable:
-        self._log.warn("the database cannot be used: {error}", error=error)
-        return Unavailable("The database cannot be reached. Try again, with the same key.")
+        if self.usable:
+            self._log.warn("the database cannot be used: {error}", error=error)
+        self.usable = False
+        return Unavailable("The database cannot be used now. Try again, with the same key.")
+
+    def _available(self) -> None:
+        if not self.usable:
+            self._log.info("the database can be used again")
+        self.usable = True

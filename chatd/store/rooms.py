@@ -51,7 +51,10 @@ class Member(Struct, frozen=True):
 
 def find_group(connection: Connection, name: str) -> Room | None:
     """The group of a normalised name."""
-    row = connection.one("SELECT id, name, title FROM rooms WHERE name_key = ?", (fold(name),))
+    row = connection.one(
+        "SELECT id, name, title FROM rooms WHERE name_key = ? AND dissolved_at IS NULL",
+        (fold(name),),
+    )
     return Room(row[0], "group", row[1], row[2]) if row else None
 
 
@@ -118,7 +121,7 @@ def _made_before(connection: Connection, name: str, key: bytes) -> int:
         (fold(name),),
     )
     if row is None or bytes(row[1]) != key:
-        raise Refused("exists", f"There is a group #{name} already.")
+        raise Refused("exists", f"There is, or was, a group #{name}.")
     return int(row[0])
 
 
@@ -157,10 +160,11 @@ def leave(connection: Connection, room_id: int, user_id: int) -> None:
 
 
 def dissolve(connection: Connection, room_id: int, now: int) -> None:
-    """Ends a group: its name is free again, its members get no more than what is in its log.
+    """Ends a group: its members get no more than what is in its log. Its name is not given
+    again: clients know entries by address and seq.
     Raises `Refused` of `not-found` if somebody else did it first."""
     if not connection.run(
-        "UPDATE rooms SET dissolved_at = ?, name_key = NULL WHERE id = ? AND dissolved_at IS NULL",
+        "UPDATE rooms SET dissolved_at = ? WHERE id = ? AND dissolved_at IS NULL",
         (now, room_id),
     ):
         raise Refused("not-found", "The group was dissolved.")

@@ -60,6 +60,10 @@ class Store:
         """Runs `statement(connection, …)`, which may write and must be safe to run again."""
         return self._writers.run(lambda connection: statement(connection, *args, **kwargs))
 
+    async def check(self) -> None:
+        """Raises `Unavailable` unless the database answers."""
+        await self.read(lambda connection: connection.one("SELECT 1"))
+
     async def idle(self) -> None:
         """Waits until all that was submitted is done."""
         await self._log.idle()
