@@ -216,7 +216,7 @@ def _raise_descriptor_limit(connections: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < connections + _OWN_DESCRIPTORS:
-        Daemon.log.warn(
+        Daemon.log.info(
             "limits.connections is {connections}, but the process may have only {hard} files"
             " open: raise LimitNOFILE or lower the limit",
             connections=connections,

@@ -15,6 +15,7 @@ import argon2
 from twisted.internet import address, reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
@@ -365,6 +366,8 @@ class NodeCase(TestCase):
         assert known["ok"], known
         if isinstance(client, Http):
             client.token = known["token"]
+        while any(s.loading and s.user and s.user.name == name for s in self.node.hub.sessions):
+            await deferLater(reactor, 0)  # until its backlog is known
         return client
 
 

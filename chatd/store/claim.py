@@ -11,7 +11,7 @@ from typing import Any
 from chatd.store.connection import Connection
 from chatd.store.dialects import StoreURL, dialect
 
-_SECONDS = 5  # for a predecessor that was killed to be noticed
+_SECONDS = 2  # for a predecessor that was killed to be noticed
 _YEAR = 31536000  # seconds, the longest wait_timeout
 
 
