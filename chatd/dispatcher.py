@@ -86,7 +86,10 @@ class Dispatcher:
         return not (session.busy or session.requests or session.replies)
 
     def _hold(self, session: Session) -> None:
-        under_way = len(session.requests or ()) + len(session.replies or ()) + session.busy
+        replies, requests = session.replies, session.requests
+        if not (session.held or requests or (replies and len(replies) >= self._most)):
+            return
+        under_way = len(requests or ()) + len(replies or ()) + session.busy
         if (under_way >= self._most) != session.held:
             session.held = not session.held
             session.link.hold(session.held)

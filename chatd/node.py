@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import groupby
 from random import random
 from typing import Any
 
@@ -229,12 +228,11 @@ class Node:
         for draft, seq in stored:
             by_room.setdefault(draft.room.id, []).append((draft, seq))
         for pairs in by_room.values():
-            for membership, run in groupby(pairs, lambda pair: pair[0].kind in _MEMBERSHIP):
-                if not membership:
-                    self._fan_out(list(run))
-                    continue
-                for pair in run:
-                    self._apply(pair)
+            if _MEMBERSHIP.isdisjoint(draft.kind for draft, _ in pairs):
+                self._fan_out(pairs)
+                continue
+            for pair in pairs:
+                self._apply(pair)
 
     def _fan_out(self, pairs: Sequence[tuple[Draft, int]]) -> None:
         room, first, last = pairs[0][0].room, pairs[0][1], pairs[-1][1]
