@@ -91,6 +91,7 @@ def _make(function: Any, name: str, audience: Audience) -> Command:
         tag_field="cmd",
         tag=name,
         frozen=True,
+        gc=False,
         forbid_unknown_fields=True,
         kw_only=True,
     )
