@@ -103,8 +103,9 @@ are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a use
   `replay=false` there are live events alone: call `sync` for the rest.
 - The session that caused an entry gets the reply, not the event. The user's other sessions get it.
 - The cursor moves when the client says `delivered` or `read`. Unless it logged in with `ack` or
-  without `replay` it moves by proof as well: an answer to a ping sent afterwards; any later request, a second's tick
-  (over TCP) or a clean end, if the peer's kernel has acknowledged every byte.
+  without `replay` it moves by proof as well: an answer to a ping sent afterwards; any later
+  request, a second's tick (over TCP) or a clean end, if the peer's kernel has acknowledged every
+  byte.
 - What was not proved is delivered again at the next login. Drop what you have by (`to`, `seq`).
 - Whoever reads slowly loses nothing: past `limits.outbound_bytes` live events stop, and the log
   feeds the session at its own pace until it has caught up.
