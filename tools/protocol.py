@@ -92,7 +92,8 @@ without `reply` and `ok`. A refusal has the status below and the body `{{"reply"
 "error": CODE, "message": SENTENCE}}`, with `Retry-After` where it helps. A session is one request:
 events are read with `sync` or `history`, and `replay` and `ack` mean nothing. With an API key you
 are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a user's token.
-`GET /healthz` answers 200 while the process lives; `GET /readyz` answers 503 once it is stopping.
+`GET /healthz` answers 200 while the process lives. `GET /readyz` asks the database, and answers
+503 when it does not answer or the daemon is stopping.
 
 ## Delivery
 
