@@ -72,16 +72,13 @@ class Backlog:
 
     def fall_behind(self, session: Session, room: Room, position: int) -> None:
         """Something behind `position` was stored that the session has not been sent."""
-        if session.behind is None:
-            session.behind = {}
-        session.behind.setdefault(room.id, Gap(room, position)).level = False
+        session.gaps().setdefault(room.id, Gap(room, position)).level = False
         self._hub.clock.callLater(0, self.feed, session)
 
     def pause(self, session: Session) -> None:
         """The client reads too slowly: its buffer is full."""
         session.paused = True
-        if session.behind is None:
-            session.behind = {}
+        session.gaps()
 
     def resume(self, session: Session) -> None:
         """The client has read what was in its buffer."""

@@ -33,11 +33,11 @@ class Cursors:
             return
         session.asked, session.unproved = _merged(session.asked, session.unproved) or {}, None
         session.question += 1
-        session.link.ping(session.question.to_bytes(8, "big"))
+        session.link.ping(_payload(session))
 
     def answered(self, session: Session, payload: bytes) -> None:
         """A ping was answered; only the answer to the last one counts."""
-        if payload == session.question.to_bytes(8, "big"):
+        if payload == _payload(session):
             self._note(session, session.asked)
             session.asked = None
 
@@ -52,7 +52,10 @@ class Cursors:
     def _note(self, session: Session, seqs: dict[int, int] | None) -> None:
         if not seqs or session.user is None or session.acknowledging:
             return
-        moved = self._moved.setdefault(session.user.id, {})
+        self._gather(session.user.id, seqs)
+
+    def _gather(self, user_id: int, seqs: dict[int, int]) -> None:
+        moved = self._moved.setdefault(user_id, {})
         for room_id, seq in seqs.items():
             moved[room_id] = max(seq, moved.get(room_id, 0))
 
@@ -83,11 +86,13 @@ class Cursors:
         waiters = self._saving.pop(user_id)
         good = all(success for success, _ in outcomes)
         if not good:
-            again = self._moved.setdefault(user_id, {})  # with the next save
-            for room_id, seq in moved.items():
-                again[room_id] = max(seq, again.get(room_id, 0))
+            self._gather(user_id, moved)  # for the next save
         for waiter in waiters:
             waiter.callback(good)
+
+
+def _payload(session: Session) -> bytes:
+    return session.question.to_bytes(8, "big")
 
 
 def _merged(one: dict[int, int] | None, other: dict[int, int] | None) -> dict[int, int] | None:

@@ -76,8 +76,8 @@ class Hub:
             user = self._users[party.id] = User(party)
         user.sessions.append(session)
         session.user = user
-        if session.paused and session.behind is None:
-            session.behind = {}
+        if session.paused:
+            session.gaps()
         before = user.groups
         user.groups = {m.room.id: m.role for m in memberships if m.room.id not in self._dissolved}
         for room_id in before.keys() - user.groups.keys():

@@ -181,6 +181,12 @@ class Session:
             gap.own.add(seq)
         return held
 
+    def gaps(self) -> dict[int, Gap]:
+        """The rooms it is behind in; from here on it may be."""
+        if self.behind is None:
+            self.behind = {}
+        return self.behind
+
     def wrote(self, room_id: int, seq: int) -> None:
         """Notes that a room's entries up to `seq` are on their way to the client."""
         if self.unproved is None:

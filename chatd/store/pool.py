@@ -67,13 +67,14 @@ class Pool:
             try:
                 result = work(Connection(raw, self._dialect))
             except self._dialect.errors as error:
-                # A dead connection costs half of the attempts: a fresh one may be tried once.
-                attempts -= _ATTEMPTS // 2 if self._dialect.lost(error) else 1
                 if self._dialect.lost(error):
                     self._pool.disconnect(raw)
-                elif not self._dialect.contended(error):
-                    if self._dialect.unusable(error):
-                        raise self._unavailable(error) from error
+                    attempts -= _ATTEMPTS // 2  # so a fresh one is tried once
+                elif self._dialect.contended(error):
+                    attempts -= 1
+                elif self._dialect.unusable(error):
+                    attempts = 0
+                else:
                     raise
                 if attempts <= 0:
                     raise self._unavailable(error) from error
