@@ -265,6 +265,9 @@ class Listen(Section, frozen=True, kw_only=True):
     )
     proxy: Annotated[bool, _is("A proxy that ends TLS stands in front of every address.")] = False
     origins: Annotated[Strings, _is('Browser origins let in besides the own; "*": all.')] = ()
+    deflate: Annotated[
+        bool, _is("Browsers may compress: less traffic, more work (permessage-deflate).")
+    ] = False
 
 
 class Store(Section, frozen=True, kw_only=True):
@@ -293,6 +296,28 @@ class JWT(Section, frozen=True, kw_only=True):
 
 class Limits(Section, frozen=True, kw_only=True):
     connections: Annotated[int, _is("Open connections.", 1, 1_000_000)] = 20_000
+    address_connections: Annotated[
+        int, _is("Open connections from one address; this machine's own are free.", 1, 1_000_000)
+    ] = 1000
+    session_rate: Annotated[
+        int, _is("Requests a second of a session; dear ones count more.", 1, 1_000_000)
+    ] = 2000
+    user_rate: Annotated[int, _is("Requests a second of all sessions of a user.", 1, 1_000_000)] = (
+        4000
+    )
+    address_rate: Annotated[
+        int, _is("Requests a second from one address; this machine's own are free.", 1, 1_000_000)
+    ] = 20_000
+    burst_seconds: Annotated[
+        float, _is("Seconds of a rate that may be saved up for a burst.", 1, 3600)
+    ] = 5
+    mistakes_per_minute: Annotated[
+        int, _is("Refused requests a minute until a session is closed.", 1, 1_000_000)
+    ] = 600
+    frames_per_second: Annotated[
+        int, _is("Control frames and fragments a second of a WebSocket.", 1, 1_000_000)
+    ] = 500
+    rooms: Annotated[int, _is("Groups that a user may be in.", 1, 100_000)] = 1000
     line_bytes: Annotated[int, _is("Bytes in a line over TCP.", 512, 1_048_576)] = 8192
     frame_bytes: Annotated[int, _is("Bytes in a WebSocket message.", 512, 16_777_216)] = 65_536
     header_bytes: Annotated[int, _is("Bytes in HTTP headers.", 1024, 1_048_576)] = 16_384
@@ -306,9 +331,15 @@ class Limits(Section, frozen=True, kw_only=True):
     passwords_per_minute: Annotated[
         int, _is("Wrong passwords a minute per account; ten times that per address.", 1, 10_000)
     ] = 20
+    passwords_at_once: Annotated[
+        int, _is("Passwords that are hashed or wait for it.", 1, 10_000)
+    ] = 200
     handshake_seconds: Annotated[
         float, _is("Seconds until the head of a first HTTP request is there.", 0.1, 300)
     ] = 5
+    body_seconds: Annotated[
+        float, _is("Seconds until the rest of an HTTP request is there.", 0.1, 3600)
+    ] = 30
 
 
 class Heartbeat(Section, frozen=True, kw_only=True):
