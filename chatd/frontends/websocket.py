@@ -83,7 +83,7 @@ _BINARY = Malformed(None, Refused("bad-request", "A request is a text frame, not
 
 class _Compression(deflate.Inflater):
     """An inflater as Autobahn calls it. Its own keeps its state between messages, and all that
-    comes behind a last block."""
+    comes behind a last block; how much it lets through depends on how the frame arrives."""
 
     __slots__ = ()
     EXTENSION_NAME = deflate.NAME
@@ -93,7 +93,7 @@ class _Compression(deflate.Inflater):
 
     def decompress_message_data(self, data: bytes, max_output_len: int) -> bytes:
         try:
-            return self.feed(data, max_output_len)
+            return self.feed(data)
         except deflate.TooLarge as error:
             raise PayloadExceededError from error
         except deflate.Corrupt as error:
@@ -140,6 +140,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     traffic: ClassVar[TrafficStats]
     send_queue: Any
     _perMessageCompress: Any
+    _isMessageCompressed: bool
     message_data: Any  # bytes: Autobahn's list would grow by empty fragments
     _counted_in = -1  # the tick in which
     _frames = 0  # frames that are no whole message have been counted
@@ -173,7 +174,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         if agreed is None:
             return None
         extension, bits = agreed
-        self._perMessageCompress = _Compression(bits)
+        self._perMessageCompress = _Compression(bits, self.maxMessagePayloadSize)
         return None, {"Sec-WebSocket-Extensions": extension}
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
@@ -279,6 +280,11 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)
         self.message_data = bytearray()
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        if self._isMessageCompressed:  # what it is inflated to is counted by the inflater
+            self.message_data_total_length -= length
 
     def onMessageFrameData(self, payload: bytes) -> None:
         if not self.failedByMe:

@@ -81,30 +81,34 @@ def compressed(payload: bytes) -> bytes | None:
 
 
 class Inflater:
-    """Inflates one message after the other; holds state only amid one."""
+    """Inflates one message after the other, each to `most` bytes at most, by a window of so many
+    bits; holds state only amid a message."""
 
-    __slots__ = ("_bits", "_stream")
+    __slots__ = ("_bits", "_most", "_room", "_stream")
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, most: int) -> None:
         self._bits = bits
+        self._most = self._room = most
         self._stream: Any = None
 
     def begin(self) -> None:
         """A message begins."""
+        self._room = self._most
         self._stream = zlib.decompressobj(-self._bits)
 
-    def feed(self, data: bytes, most: int) -> bytes:
-        """What a piece of the message stands for: up to `most` bytes. Raises `TooLarge` or
-        `Corrupt`; after that the rest of the message is nothing."""
+    def feed(self, data: bytes) -> bytes:
+        """What a piece of the message stands for. Raises `TooLarge` or `Corrupt`; after that
+        the rest of the message is nothing."""
         stream, self._stream = self._stream, None
         if stream is None:
             return b""
         try:
-            # One byte more than wanted: then what there is beyond it cannot stay inside.
-            inflated: bytes = stream.decompress(data, max(most, 0) + 1)
+            # One byte more than there is room for: what would be beyond it cannot stay inside.
+            inflated: bytes = stream.decompress(data, self._room + 1)
         except zlib.error as error:
             raise Corrupt(str(error)) from error
-        if len(inflated) > most:
+        self._room -= len(inflated)
+        if self._room < 0:
             raise TooLarge
         if stream.unused_data not in (b"", b"\0"):  # the latter as in §7.2.3.4
             raise Corrupt("data behind the last block")
