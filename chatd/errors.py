@@ -72,7 +72,7 @@ LOGIN_TIMEOUT: Final = 4101
 CLOSE_CODES: Final[dict[int, str]] = {
     NORMAL: "Goodbye, as asked.",
     1002: "The WebSocket framing was broken.",
-    1007: "The text was not UTF-8.",
+    1007: "A text was not UTF-8, or a compressed message was broken.",
     TOO_MANY_FRAMES: "More control frames and fragments a second than a client may send.",
     1009: "A frame or message was over the size limit.",
     SERVICE_RESTART: "The server stops or restarts; come back.",

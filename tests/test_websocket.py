@@ -155,7 +155,7 @@ class WebSocketCase(CalmCase):
 class Negotiation(WebSocketCase):
     """What is agreed on for an offer."""
 
-    deflate = True
+    compression = True
 
     def test_offers(self) -> None:
         """Each offer gets its answer, the connection serves in any case."""
@@ -191,7 +191,7 @@ class Off(WebSocketCase):
 class Compression(WebSocketCase):
     """Compressed messages in both directions."""
 
-    deflate = True
+    compression = True
     limits = Limits(frame_bytes=4096)
 
     def test_requests(self) -> None:
@@ -294,6 +294,7 @@ class Compression(WebSocketCase):
         for what, data in (
             ("a bad block", b"\xff\xff\xff"),
             ("a bad length", b"\x00\x01\x00\x00\x00x"),
+            ("a block cut off", b"\x00\x0a\x00\xf5\xffabc"),
             ("far back", b"\x4b\x04\x73\x00\x00"[:2] + b"\xff" * 8),
             ("zlib's header", zlib.compress(PING)),
             ("no UTF-8", deflated(b'{"cmd":"\xff"}')),
@@ -364,7 +365,7 @@ class Compression(WebSocketCase):
 class LargeMessages(WebSocketCase):
     """A larger limit."""
 
-    deflate = True
+    compression = True
     limits = Limits(frame_bytes=2**21)
 
     def test_the_window(self) -> None:

@@ -134,7 +134,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     maxConnections = 0
     trustXForwardedFor = 0
     origins: ClassVar[tuple[str, ...]] = ()
-    deflate: ClassVar[bool] = False
+    compression: ClassVar[bool] = False
     maxFramePayloadSize = maxMessagePayloadSize = 0  # set by the factory
     current_frame: Any  # none between two frames
     traffic: ClassVar[TrafficStats]
@@ -170,7 +170,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             raise ConnectionDeny(400, "A handshake has no body.")
         self.websocket_extensions = []  # Autobahn would fail for an offer that it does not like
-        agreed = deflate.answer(request.extensions) if self.deflate else None
+        agreed = deflate.answer(request.extensions) if self.compression else None
         if agreed is None:
             return None
         extension, bits = agreed
@@ -377,7 +377,7 @@ class ChatFactory(WebSocketServerFactory):
         node: Node,
         dispatcher: Dispatcher,
         origins: tuple[str, ...],
-        deflate: bool = False,
+        compression: bool = False,
     ) -> None:
         txaio.use_twisted()
         txaio.config.loop = reactor  # type: ignore[attr-defined]
@@ -389,7 +389,7 @@ class ChatFactory(WebSocketServerFactory):
                 "node": node,
                 "dispatcher": dispatcher,
                 "origins": origins,
-                "deflate": deflate,
+                "compression": compression,
                 "traffic": TrafficStats(),
                 "maxFramePayloadSize": node.limits.frame_bytes,
                 "maxMessagePayloadSize": node.limits.frame_bytes,
