@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,6 +373,66 @@ class Conformance(CalmCase):
     def test_7_closes(self) -> None:
         """A close is answered with its code, a bad one with 1002 or 1007."""
         self._check(closes())
+
+
+class Streams(CalmCase):
+    """Frames of all kinds behind one another."""
+
+    compression = True
+
+    def test_cuts(self) -> None:
+        """What comes back does not depend on how the octets arrive: what is read by the short
+        way is answered like what Autobahn reads."""
+        for seed in range(300):
+            dice = random.Random(seed)
+            data = b"".join(_any_frames(dice) for _ in range(dice.randrange(1, 12)))
+            places = sorted(dice.randrange(len(data)) for _ in range(dice.randrange(1, 9)))
+            ends = zip([0, *places], [*places, len(data)], strict=True)
+            whole = self._reaction([data])
+            self.assertEqual(whole, self._reaction(octets(data)), f"{seed} by octet")
+            cut = [data[start:end] for start, end in ends]
+            self.assertEqual(whole, self._reaction(cut), f"{seed} at {places}")
+        self.calm()
+
+    def _reaction(self, pieces: list[bytes]) -> tuple[list[bytes], list[bytes], int | None]:
+        """The ids of the replies, the pongs and the code of the close: between the first two
+        there is no order."""
+        client = self.frames(WithCompression.offer)
+        for piece in pieces:
+            if not client.closed:
+                client.send(piece)
+        self.node.hub.flush()
+        found: dict[int, list[bytes]] = {1: [], 8: [], 10: []}
+        while client.received:
+            opcode, payload = self.successResultOf(client.next_frame())
+            found[opcode].append(payload)
+        self.assertLessEqual(len(found[8]), 1)
+        client.vanish()
+        code = int.from_bytes(found[8][0][:2], "big") if found[8] else None
+        return [payload[:30] for payload in found[1]], found[10], code
+
+
+def _any_frames(dice: random.Random) -> bytes:
+    """A message or a control frame, good or, one in ten, damaged."""
+    text = dice.choice((b"x", KOSME, UMLAUTS, b"y" * 200, b"\xff"))
+    asked = request(text) if dice.randrange(9) else text
+    middle = dice.randrange(len(asked) + 1)
+    squeezed = zlib.compress(asked, wbits=-12)
+    one, two = fragments(asked[:middle], asked[middle:])
+    kinds = (
+        frame(asked),
+        frame(asked),
+        one + two,
+        one + frame(text[:125], 9) + two,
+        frame(squeezed, rsv=4),
+        frame(squeezed[:9], fin=False, rsv=4) + frame(squeezed[9:], 0),
+        frame(text[:125], dice.choice((9, 10))),
+        frame(asked, 2),
+    )
+    data = bytearray(dice.choice(kinds))
+    if not dice.randrange(10):
+        data[dice.randrange(min(8, len(data)))] ^= 1 << dice.randrange(8)
+    return bytes(data)
 
 
 class WithCompression(Conformance):

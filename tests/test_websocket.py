@@ -6,24 +6,32 @@ import contextlib
 import json
 import random
 import socket
+import ssl
 import sys
 import zlib
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.protocol import WebSocketServerProtocol
 from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatd.frontends import link
+from chatd.frontends.link import TransportLink
 from chatd.frontends.websocket import ChatProtocol
 from chatd.settings import Limits
 from chatd.wire import deflate
 from tests.bed import UPGRADE, CalmCase, Client, Frames, masked
+from tests.certificate import self_signed
 
 PING = b'{"cmd":"ping","id":"still there"}'
 RSV1 = 4
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 CHROME = b"permessage-deflate; client_max_window_bits"
 FIREFOX = b"permessage-deflate"
 AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
@@ -520,40 +528,70 @@ class Bounds(WebSocketCase):
             client.send(bytes((byte,)))
         self.assertLess(sys.getsizeof(client.protocol._inner.message_data), 25_000)
 
+    async def test_what_comes_after_a_failure(self) -> None:
+        """Of a message that was over the limit nothing is kept, however much comes until the
+        client answers the close."""
+        client = self.frames()
+        await self._send(client, b"\x81\xff" + (2**40).to_bytes(8, "big") + bytes(2**20))
+        self.assertEqual(len(client.protocol._inner.message_data), 0)
+        self.assertEqual(len(client.protocol._inner.data), 0)
+        ((opcode, payload),) = self.got(client)
+        self.assertEqual((opcode, payload[:2]), (8, (1009).to_bytes(2, "big")))
+
     async def test_pongs_that_nobody_reads(self) -> None:
         """A client that pings and does not read is read no further once as much as may wait
         for it does; then it goes on, and every ping is answered."""
-        anywhere: Any = reactor
-        port = anywhere.listenTCP(0, self.web, interface="127.0.0.1")
+        await self._ping_without_reading("tcp:0:interface=127.0.0.1", None)
+
+    async def test_the_same_over_tls(self) -> None:
+        """Where the transport tells only once that its buffer is full."""
+        directory = Path(self.mktemp())
+        directory.mkdir(parents=True)
+        certificate, key = self_signed(directory)
+        trusting = ssl.create_default_context(cafile=certificate)
+        endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+        await self._ping_without_reading(endpoint, trusting)
+
+    async def _ping_without_reading(self, endpoint: str, tls: ssl.SSLContext | None) -> None:
+        web: Any = self.web
+        port = await serverFromString(reactor, endpoint).listen(web)
         self.addCleanup(port.stopListening)
         client = socket.create_connection(("127.0.0.1", port.getHost().port))
         self.addCleanup(client.close)
         client.setblocking(False)
-        client.sendall(UPGRADE)
-        ping, sent = masked(b"x" * 125, 9) * 500, 0
-        (session,) = await self._sessions(2)
+        if tls is not None:
+            client = tls.wrap_socket(
+                client, server_hostname="localhost", do_handshake_on_connect=False
+            )
+            await self._patiently(client.do_handshake)
+        await self._patiently(client.send, UPGRADE)
+        while len(self.node.hub.sessions) < 2:
+            await deferLater(reactor, 0)
+        own = self.witness.protocol._inner
+        (session,) = (s for s in self.node.hub.sessions if s.link is not own)
+        transport = cast(TransportLink, session.link).transport
+        pings, sent = masked(b"x" * 125, 9) * 500, 0
         while not session.paused:
-            with contextlib.suppress(BlockingIOError):
-                sent += client.send(ping[sent % len(ping) :])
+            with contextlib.suppress(*NOT_NOW):
+                sent += client.send(pings[sent % len(pings) :])
             self.assertLess(sent, 2**26)
             await deferLater(reactor, 0)
         for _ in range(50):
             await deferLater(reactor, 0)
-        most = self.limits.outbound_bytes + 2 * 65_536
-        self.assertLess(len(session.link.transport.dataBuffer), most)
+        held = link._buffered(link._socket(transport))
+        self.assertLess(held, self.limits.outbound_bytes + 2 * 65_536)
         self.others_are_served()
-        received, asked = b"", sent // 131
-        while received.count(b"\x8a\x7d") < asked:
-            try:
-                received += client.recv(2**20)
-            except BlockingIOError:
-                await deferLater(reactor, 0)
+        pongs = b""
+        while pongs.count(b"\x8a\x7d") < sent // 131:
+            pongs += await self._patiently(client.recv, 2**16)
         self.assertFalse(session.paused)
 
-    async def _sessions(self, count: int) -> list[Any]:
-        while len(self.node.hub.sessions) < count:
-            await deferLater(reactor, 0)
-        return [s for s in self.node.hub.sessions if s.link is not self.witness.protocol._inner]
+    async def _patiently(self, act: Callable[..., Any], *words: Any) -> Any:
+        while True:
+            try:
+                return act(*words)
+            except NOT_NOW:
+                await deferLater(reactor, 0)
 
 
 # Every option that Autobahn knows of, and what chatd decided.
