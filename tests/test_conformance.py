@@ -394,6 +394,12 @@ class Streams(CalmCase):
             self.assertEqual(whole, self._reaction(cut), f"{seed} at {places}")
         self.calm()
 
+    def test_a_rest_that_looks_like_a_frame(self) -> None:
+        """What comes behind half a head is the rest of it, and not a frame of its own."""
+        data = masked(b"{", mask=b"\x81\xa0\0\0") + HELLO
+        replies, _, code = self._reaction([data[:1], data[1:]])
+        self.assertEqual((len(replies), code), (2, None))
+
     def _reaction(self, pieces: list[bytes]) -> tuple[list[bytes], list[bytes], int | None]:
         """The ids of the replies, the pongs and the code of the close: between the first two
         there is no order."""

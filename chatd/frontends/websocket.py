@@ -241,10 +241,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         body = start + 6
         if len(data) < body or data[start] != _WHOLE_TEXT:
             return None
-        if self.data or self.state != self.STATE_OPEN:
-            return None
-        if self.inside_message or self.current_frame is not None:
-            return None  # amid a message or a frame
+        if self.data or self.inside_message or self.current_frame is not None:
+            return None  # amid a message, a frame or its head
         size = data[start + 1] - _MASKED
         if size == _SIZE_16:
             size = int.from_bytes(data[start + 2 : start + 4], "big")
