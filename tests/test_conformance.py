@@ -396,9 +396,14 @@ class Streams(CalmCase):
 
     def test_a_rest_that_looks_like_a_frame(self) -> None:
         """What comes behind half a head is the rest of it, and not a frame of its own."""
-        data = masked(b"{", mask=b"\x81\xa0\0\0") + HELLO
-        replies, _, code = self._reaction([data[:1], data[1:]])
-        self.assertEqual((len(replies), code), (2, None))
+        client = self.frames()
+        half = masked(b"{", mask=b"\x81\xa0\0\0")
+        client.send(half[:1])
+        client.send(half[1:] + HELLO)
+        self.node.hub.flush()
+        _, payload = self.successResultOf(client.next_frame())
+        self.assertIn("truncated", json.loads(payload)["message"])
+        self.assertEqual(_reply(*self.successResultOf(client.next_frame())), HELLO_BACK)
 
     def _reaction(self, pieces: list[bytes]) -> tuple[list[bytes], list[bytes], int | None]:
         """The ids of the replies, the pongs and the code of the close: between the first two
@@ -468,6 +473,19 @@ class Table(SynchronousTestCase):
         self.assertEqual((len(numbers), len(set(numbers))), (246, 246))
         valid = sum(valid for texts in UTF8 for valid, _ in texts)
         self.assertEqual((valid, sum(len(texts) for texts in UTF8)), (63, 132))
+
+    def test_missing_native_code(self) -> None:
+        """Where the native code was not built the front end takes the code in Python; it does
+        not start where it was told to have the native code."""
+        program = "import sys; sys.modules['_nvx_utf8validator'] = None\n"
+        program += "import chatd.frontends.websocket, autobahn.websocket\n"
+        program += "print('native' if autobahn.websocket.USES_NVX else 'Python')"
+        for setting, told in (("", "Python"), ("1", "AUTOBAHN_USE_NVX=1")):
+            environment = {**os.environ, "AUTOBAHN_USE_NVX": setting}
+            words = [sys.executable, "-c", program]
+            done = subprocess.run(words, env=environment, capture_output=True, text=True)
+            self.assertEqual(bool(done.returncode), bool(setting), done.stderr[-2000:])
+            self.assertIn(told, done.stdout + done.stderr)
 
     def test_without_native_code(self) -> None:
         """Autobahn's code in Python, which it takes where its native code is missing or
