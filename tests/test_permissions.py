@@ -193,7 +193,6 @@ class WireCase(NodeCase):
             await self.done(clients[role], "join", group=group)
         await self.done(clients["ex"], "say", to=f"#{group}", text="I go")
         await self.done(clients["ex"], "leave", group=group)
-        await self.done(clients["owner"], "say", to=f"#{group}", text=SECRET)
         admin = self.frames()
         await self.enter(world, "admin", admin)
         await self.done(admin, "join", group=group)
@@ -201,6 +200,7 @@ class WireCase(NodeCase):
         admin.vanish()  # a role is read at a login
         clients["admin"] = self.client()
         await self.enter(world, "admin", clients["admin"])
+        await self.done(clients["owner"], "say", to=f"#{group}", text=SECRET)
         return clients
 
     async def enter(self, world: World, role: str, client: Any) -> None:
