@@ -99,6 +99,13 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         if request.origin and not _allowed(request.origin, request.headers, self.origins):
             raise ConnectionDeny(403, "This origin may not connect; see listen.origins.")
 
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        # Autobahn's own logs the reason as a warning, and some quote the URL or a header, in
+        # which there may be a token.
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.wasClean = True
+        self.dropConnection(abort=False)
+
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
