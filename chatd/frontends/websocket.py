@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import txaio
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -236,8 +235,8 @@ def _allowed(origin: str, headers: Any, origins: tuple[str, ...]) -> bool:
     """Whether a page of this origin may connect: one of chatd's own host, or a listed one."""
     if "*" in origins or origin in origins:
         return True
-    host: str = headers.get("host", "")
-    return urlsplit(origin).netloc.lower() == host.strip().lower()
+    scheme, _, host = origin.lower().partition("://")
+    return bool(scheme and host) and host == headers.get("host", "").strip().lower()
 
 
 class ChatFactory(WebSocketServerFactory):
