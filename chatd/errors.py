@@ -77,6 +77,6 @@ CLOSE_CODES: Final[dict[int, str]] = {
     1009: "A frame or message was over the size limit.",
     SERVICE_RESTART: "The server stops or restarts; come back.",
     TRY_AGAIN_LATER: "The server cannot serve this session now; come back.",
-    LOGGED_OUT: "The token of this session was revoked; log in again.",
+    LOGGED_OUT: "The token of this session was revoked or has expired; log in again.",
     LOGIN_TIMEOUT: "Nobody logged in in time.",
 }

@@ -33,7 +33,7 @@ from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import schema
-from chatd.store.dialects import dialect
+from chatd.store.dialects import Dialect, dialect
 
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -312,6 +312,10 @@ class NodeCase(TestCase):
         """A fresh database: SQLite, unless a subclass has another."""
         return store_url("", self.mktemp())
 
+    def make_dialect(self) -> Dialect:
+        """How the node speaks to it."""
+        return dialect(self.url)
+
     def setUp(self) -> None:
         self.url = self.make_url()
         schema.upgrade(self.url)
@@ -324,7 +328,7 @@ class NodeCase(TestCase):
         self.node = Node(
             clock,
             clock.seconds,
-            dialect(self.url),
+            self.make_dialect(),
             2,
             self.accounts,
             self.limits,

@@ -11,7 +11,6 @@ import re
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import txaio
 from autobahn.exception import PayloadCorruptError, PayloadExceededError
@@ -193,6 +192,13 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         head += f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
         self.sendData(head.encode() + body)
 
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        # Autobahn's own logs the reason as a warning, and some quote the URL or a header, in
+        # which there may be a token.
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.wasClean = True
+        self.dropConnection(abort=False)
+
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
@@ -360,8 +366,8 @@ def _allowed(origin: str, headers: Any, origins: tuple[str, ...]) -> bool:
     """Whether a page of this origin may connect: one of chatd's own host, or a listed one."""
     if "*" in origins or origin in origins:
         return True
-    host: str = headers.get("host", "")
-    return urlsplit(origin).netloc.lower() == host.strip().lower()
+    scheme, _, host = origin.lower().partition("://")
+    return bool(scheme and host) and host == headers.get("host", "").strip().lower()
 
 
 class ChatFactory(WebSocketServerFactory):
