@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from random import random
 from typing import Any
@@ -15,10 +16,12 @@ from twisted.logger import Logger
 from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
-from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused, Unavailable
+from chatd.doors import Doors, place_of
+from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, fold, normalise
-from chatd.session import Session, User
+from chatd.rates import Buckets, PlaceBucket, SessionBucket, UserBucket
+from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
 from chatd.store import accounts
 from chatd.store.accounts import Account, Login
@@ -50,6 +53,7 @@ class Node:
         limits: Limits,
         pulse: Heartbeat,
         site_tokens: SiteTokens | None = None,
+        descriptors: int = sys.maxsize,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -63,11 +67,11 @@ class Node:
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
-        self.passwords = Passwords(reactor)
-        guesses = limits.passwords_per_minute
-        many = guesses * 10  # of an address that many share, or an account from everywhere
-        per_minute = {"guess": guesses, "address": many, "account": many, "new": many * 5}
-        self.guesses = Throttle(per_minute, now)
+        self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once)
+        self.guesses = Throttle(self._tries_per_minute, now)
+        self.doors = Doors(descriptors)
+        self.users = Buckets(UserBucket)
+        self.places = Buckets(PlaceBucket)
         self.keys = Keys()
         self.tick = 0
         self.stopping = False
@@ -107,11 +111,31 @@ class Node:
             lambda failure: self.log.failure("{what} failed", failure, what=what)
         )
 
-    def full(self) -> bool:
-        """Whether no further client may connect."""
-        return len(self.hub.sessions) >= self.limits.connections
+    def keep_house(self) -> None:
+        """To be called when a tick has begun: saves and forgets what may be."""
+        self.cursors.save()
+        self.guesses.forget_full()
+        self.users.forget_full(self.limits, self.tick)
+        self.places.forget_full(self.limits, self.tick)
+
+    def _tries_per_minute(self, kind: str) -> int:
+        return self.limits.passwords_per_minute * _TRIES[kind]
 
     # -- people
+
+    def session(self, link: Link, wire: Wire, address: str) -> Session:
+        """A session of nobody yet."""
+        session = Session(link, wire, address, self.tick)
+        session.bucket = SessionBucket(self.limits, self.tick)
+        self.locate(session, address)
+        return session
+
+    def locate(self, session: Session, address: str) -> None:
+        """Says where a session's client is."""
+        session.address = address
+        place = place_of(address)
+        if place is not None:
+            session.place = self.places.of(place, self.limits, self.tick)
 
     async def log_in(self, session: Session, login: Login, replay: bool) -> Account:
         """Makes the session its user's. A session with a link gets events from here on,
@@ -133,10 +157,12 @@ class Node:
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
                 session.user = User(user, {m.room.id: m.role for m in memberships})
+                session.user.bucket = self.users.of(user.id, self.limits, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
-            self.hub.enter(session, user, memberships)
+            entered = self.hub.enter(session, user, memberships)
+            entered.bucket = self.users.of(user.id, self.limits, self.tick)
         if replay:
             self.backlog.replay(session)
         return account
@@ -258,7 +284,9 @@ class Node:
             self.hub.dissolve(draft.room.id)
 
 
-TOO_MANY = Unavailable("The server has as many connections as it may. Try again.", 10.0)
+# Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
+# address, and an account is tried from everywhere; "new" are registrations from an address.
+_TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
 
 _MEMBERSHIP = frozenset(("joined", "left", "dissolved"))
 

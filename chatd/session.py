@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from chatd.errors import Refused
 from chatd.model import Party, Role, Room
+from chatd.rates import Bucket
 
 
 class Wire(Protocol):
@@ -56,9 +57,9 @@ class Link(Protocol):
 
 class User:
     """A user with sessions on this node; `groups` holds the user's role by room id, `peers`
-    the rooms found so far by address."""
+    the rooms found so far by address, `bucket` what all sessions together may ask for."""
 
-    __slots__ = ("groups", "id", "name", "party", "peers", "sessions")
+    __slots__ = ("bucket", "groups", "id", "name", "party", "peers", "sessions")
 
     def __init__(self, party: Party, groups: Mapping[int, Role] = MappingProxyType({})) -> None:
         self.party = party
@@ -67,6 +68,7 @@ class User:
         self.groups = dict(groups)
         self.sessions: list[Session] = []
         self.peers: dict[str, Room] | None = None
+        self.bucket: Bucket | None = None
 
 
 class Gap:
@@ -104,6 +106,8 @@ class Session:
     buffer is full). `unproved` holds the last seqs written, by room id, that the client has
     not been seen to have received; `asked` those of them written before the last ping, whose
     number is `question`. `drained` is what was pending when the heartbeat last looked.
+    `bucket` and `place` hold what the session and all from its place may ask for, `mistakes`
+    what it may get wrong.
     """
 
     __slots__ = (
@@ -111,6 +115,7 @@ class Session:
         "address",
         "asked",
         "behind",
+        "bucket",
         "busy",
         "drained",
         "ended",
@@ -121,9 +126,11 @@ class Session:
         "id",
         "link",
         "loading",
+        "mistakes",
         "outbox",
         "paused",
         "pinged",
+        "place",
         "question",
         "replies",
         "requests",
@@ -144,6 +151,9 @@ class Session:
         self.since = tick
         self.heard = tick
         self.pinged = 0
+        self.bucket: Bucket | None = None
+        self.place: Bucket | None = None
+        self.mistakes: Bucket | None = None
         self.user: User | None = None
         self.token = b""
         self.scopes: frozenset[str] = frozenset()

@@ -319,13 +319,13 @@ class NodeCase(TestCase):
         )
         # As safe as it is by default, a password would take longer than all else in a test.
         weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        self.node.passwords = Passwords(clock, weak)
+        self.node.passwords = Passwords(clock, lambda: self.node.limits.passwords_at_once, weak)
         self.dispatcher = Dispatcher(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None)
         self.lines_factory = LineFactory(self.node, self.dispatcher)
         chat = ChatFactory(clock, self.node, self.dispatcher, self.origins)
         site = make_site(self.node, self.dispatcher)
-        self.web = WebFactory(clock, self.limits, chat.buildProtocol, site.buildProtocol)
+        self.web = WebFactory(self.node, chat.buildProtocol, site.buildProtocol)
         self.node.start()
         self.addCleanup(self._close, self.node)
 

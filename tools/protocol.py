@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from chatd.commands import accounts, basics, groups, messages
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
-from chatd.frontends.http import _STATUS, PLAIN
+from chatd.frontends.channel import PLAIN
+from chatd.frontends.http import _STATUS
 from chatd.frontends.tcp import TEXT
 from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter

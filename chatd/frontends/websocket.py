@@ -17,9 +17,9 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.errors import TRY_AGAIN_LATER, Refused
+from chatd.errors import Refused
 from chatd.frontends.link import PORTION, TransportLink
-from chatd.node import TOO_MANY, Node
+from chatd.node import Node
 from chatd.wire.json import JsonWire, decode
 
 _LEFTOVERS = (  # of the handshake: 1.5 KB a connection
@@ -102,9 +102,6 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
-        if self.node.full():
-            self.close(TRY_AGAIN_LATER, TOO_MANY.sentence)
-            return
         self.opened(FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
