@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from chatd.errors import CLOSE_CODES, SLOW_DOWN, Refused
 from chatd.node import Context, Node
-from chatd.rates import Mistakes
+from chatd.rates import Bucket
 from chatd.registry import BY_REQUEST, USERS
 from chatd.session import Session, Wire
 
@@ -130,15 +130,14 @@ class Dispatcher:
     def charge(self, session: Session, cost: int) -> Refused | None:
         """Takes the cost of a request from what the session, its user and its place may ask
         for; the refusal if there is nothing left."""
-        node, user = self._node, session.user
-        tick = node.tick
+        tick, user = self._node.tick, session.user
         for bucket in (session.bucket, None if user is None else user.bucket, session.place):
             if bucket is None:
                 continue
             if bucket.tick != tick:
-                bucket.refill(node.limits, tick)
+                bucket.refill(tick)
             if bucket.left <= 0:
-                wait = bucket.wait(node.limits)
+                wait = bucket.wait()
                 return Refused("rate-limited", f"Too many requests. Wait {wait:.0f} s.", wait)
             bucket.left -= cost
         return None
@@ -184,11 +183,10 @@ class Dispatcher:
             self._count_mistake(session)
 
     def _count_mistake(self, session: Session) -> None:
-        limits, tick = self._node.limits, self._node.tick
+        node = self._node
         if session.mistakes is None:
-            session.mistakes = Mistakes(limits, tick)
-        if session.mistakes.tick != tick:
-            session.mistakes.refill(limits, tick)
+            session.mistakes = Bucket(node.rates.mistakes, node.tick)
+        session.mistakes.refill(node.tick)
         session.mistakes.left -= 1
         if session.mistakes.left < 1:
             session.requests = None

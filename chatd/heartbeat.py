@@ -73,7 +73,6 @@ class Heartbeat:
 
     def _keep_house(self) -> None:
         node = self._node
-        node.tick += 1
         node.keep_house()
         if node.tick % _CLEANING == 1:
             node.spawn("cleaning", self._clean())

@@ -20,7 +20,7 @@ from chatd.doors import Doors, place_of
 from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, fold, normalise
-from chatd.rates import Buckets, PlaceBucket, SessionBucket, UserBucket
+from chatd.rates import Bucket, Rates
 from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
 from chatd.store import accounts
@@ -70,8 +70,7 @@ class Node:
         self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once)
         self.guesses = Throttle(self._tries_per_minute, now)
         self.doors = Doors(descriptors)
-        self.users = Buckets(UserBucket)
-        self.places = Buckets(PlaceBucket)
+        self.rates = Rates(limits)
         self.keys = Keys()
         self.tick = 0
         self.stopping = False
@@ -112,11 +111,11 @@ class Node:
         )
 
     def keep_house(self) -> None:
-        """To be called when a tick has begun: saves and forgets what may be."""
+        """Begins a tick: saves and forgets what may be."""
+        self.tick += 1
+        self.rates.begin(self.tick, self.limits)
         self.cursors.save()
         self.guesses.forget_full()
-        self.users.forget_full(self.limits, self.tick)
-        self.places.forget_full(self.limits, self.tick)
 
     def _tries_per_minute(self, kind: str) -> int:
         return self.limits.passwords_per_minute * _TRIES[kind]
@@ -126,7 +125,7 @@ class Node:
     def session(self, link: Link, wire: Wire, address: str) -> Session:
         """A session of nobody yet."""
         session = Session(link, wire, address, self.tick)
-        session.bucket = SessionBucket(self.limits, self.tick)
+        session.bucket = Bucket(self.rates.session, self.tick)
         self.locate(session, address)
         return session
 
@@ -135,7 +134,7 @@ class Node:
         session.address = address
         place = place_of(address)
         if place is not None:
-            session.place = self.places.of(place, self.limits, self.tick)
+            session.place = self.rates.places.of(place, self.tick)
 
     async def log_in(self, session: Session, login: Login, replay: bool) -> Account:
         """Makes the session its user's. A session with a link gets events from here on,
@@ -157,12 +156,12 @@ class Node:
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
                 session.user = User(user, {m.room.id: m.role for m in memberships})
-                session.user.bucket = self.users.of(user.id, self.limits, self.tick)
+                session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
             entered = self.hub.enter(session, user, memberships)
-            entered.bucket = self.users.of(user.id, self.limits, self.tick)
+            entered.bucket = self.rates.users.of(user.id, self.tick)
         if replay:
             self.backlog.replay(session)
         return account

@@ -27,13 +27,14 @@ from chatd.frontends.http import make_site
 from chatd.frontends.tcp import LineFactory
 from chatd.frontends.web import WebFactory
 from chatd.frontends.websocket import ChatFactory
-from chatd.heartbeat import Heartbeat
+from chatd.heartbeat import BEATS, Heartbeat
 from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import schema
 from chatd.store.dialects import dialect
 
+HOST = "192.0.2.7"  # where a client is unless a test says otherwise
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -60,9 +61,10 @@ class Transport(StringTransport):
     """A peer's end of a connection: what the server writes is there to read."""
 
     def __init__(
-        self, protocol: Any, wrote: Callable[[bytes], None], closed: Callable[[], None]
+        self, protocol: Any, host: str, wrote: Callable[[bytes], None], closed: Callable[[], None]
     ) -> None:
-        super().__init__(peerAddress=address.IPv4Address("TCP", "192.0.2.7", 4711))
+        kind = address.IPv6Address if ":" in host else address.IPv4Address
+        super().__init__(peerAddress=kind("TCP", host, 4711))
         self._protocol = protocol
         self._wrote = wrote
         self._closed = closed
@@ -106,11 +108,11 @@ class Transport(StringTransport):
 class Client:
     """One connection: what it received, and a way to wait for more."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: Any, host: str = HOST) -> None:
         self.received = b""
         self._waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
         self.protocol = protocol
-        self.transport = Transport(protocol, self._wrote, self._look)
+        self.transport = Transport(protocol, host, self._wrote, self._look)
         protocol.makeConnection(self.transport)
 
     @property
@@ -204,8 +206,8 @@ class Frames(Client):
 
     _ids = itertools.count(1)
 
-    def __init__(self, protocol: Any) -> None:
-        super().__init__(protocol)
+    def __init__(self, protocol: Any, host: str = HOST) -> None:
+        super().__init__(protocol, host)
         self.send(UPGRADE)
         head, _, self.received = self.received.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101"), head
@@ -334,27 +336,32 @@ class NodeCase(TestCase):
             client.vanish()
         await node.stop()
 
-    def lines(self) -> Lines:
+    def lines(self, host: str = HOST) -> Lines:
         """A new client of the line protocol."""
-        client = Lines(self.lines_factory.buildProtocol(None))
+        client = Lines(self.lines_factory.buildProtocol(None), host)
         self.clients.append(client)
         return client
 
-    def frames(self) -> Frames:
+    def frames(self, host: str = HOST) -> Frames:
         """A new client of the WebSocket protocol."""
-        client = Frames(self.web.buildProtocol(None))
+        client = Frames(self.web.buildProtocol(None), host)
         self.clients.append(client)
         return client
 
-    def raw_web(self) -> Client:
+    def raw_web(self, host: str = HOST) -> Client:
         """A new connection to the web port, nothing sent yet."""
-        client = Client(self.web.buildProtocol(None))
+        client = Client(self.web.buildProtocol(None), host)
         self.clients.append(client)
         return client
 
-    def http(self) -> Http:
+    def http(self, host: str = HOST) -> Http:
         """A new client of the HTTP API."""
-        return Http(self.raw_web)
+        return Http(lambda: self.raw_web(host))
+
+    def tick(self, count: int = 1) -> None:
+        """So many seconds pass for the heartbeat."""
+        for _ in range(count * BEATS):
+            self.heartbeat.beat()
 
     async def user(self, name: str, client: Any = None, **parameters: Any) -> Any:
         """A client, of WebSocket unless one is given, on which `name` has registered, or has

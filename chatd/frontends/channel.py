@@ -127,7 +127,7 @@ class Channel(HTTPChannel):
         self.paused = bool(self._buffer) and not self._ending
         if self.paused:  # the next one's turn comes after that of other connections
             self._networkProducer.pauseProducing()
-            self._turn = self.callLater(0, self._next)
+            self._turn = self.node.clock.callLater(0, self._next)
         self._watch()
 
     def _next(self) -> None:
@@ -155,7 +155,7 @@ class Channel(HTTPChannel):
     def _wait(self, seconds: float | None) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None if seconds is None else self.callLater(seconds, self._late)
+        self._timer = None if seconds is None else self.node.clock.callLater(seconds, self._late)
 
     def _late(self) -> None:
         before, self._unsent = self._unsent, unsent(self.transport)

@@ -236,7 +236,9 @@ def _write(request: server.Request, data: bytes) -> None:
 def make_site(node: Node, dispatcher: Dispatcher) -> server.Site:
     """The site of one node."""
     site = server.Site(
-        Root(Api(node, dispatcher), Health(), Ready(node)), requestFactory=LimitedRequest
+        Root(Api(node, dispatcher), Health(), Ready(node)),
+        requestFactory=LimitedRequest,
+        reactor=node.clock,
     )
     site.protocol = lambda: Channel(node)  # type: ignore[assignment,return-value]
     site.timeOut = None
