@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatd.doors import Doors, place_of
 from chatd.settings import Limits
-from tests.bed import HOST, CalmCase, Client, Frames, Lines
+from tests.bed import HOST, CalmCase, Client, Frames, Lines, NodeCase
 
 OTHER = "198.51.100.1"
 HEALTH = b"GET /healthz HTTP/1.1\r\n\r\n"
@@ -418,3 +418,48 @@ class Floods(CalmCase):
         client.frame(b'{"cmd":"ping","id":1}')
         self.node.hub.flush()
         self.assertIn(b'"reply":1', client.received)
+
+
+class Faults(NodeCase):
+    """One session whose transport fails, among others."""
+
+    def broken(self, client: Client) -> None:
+        """From here on nothing can be written to the client."""
+
+        def fail(data: bytes) -> None:
+            raise RuntimeError("this transport is broken")
+
+        client.transport.write = fail  # type: ignore[method-assign]
+
+    async def test_a_write_that_fails(self) -> None:
+        """It ends that session alone; the others get what the turn has for them."""
+        alice = await self.user("alice")
+        await alice.ask("create", name="team")
+        others = [await self.user(f"u{n}", self.lines()) for n in range(5)]
+        for client in others:
+            await client.ask("join", group="team")
+        self.broken(others[2])
+        await alice.ask("say", to="#team", text="are you there?")
+        for client in others[:2] + others[3:]:
+            while "are you there?" not in await client.event():
+                pass
+        self.assertTrue(others[2].closed)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    async def test_a_visit_that_fails(self) -> None:
+        """The heartbeat goes on, and sees the other sessions and the tick."""
+        bad, good = self.lines(), await self.user("alice", self.lines())
+        del bad.protocol.session.since
+        self.tick(1)
+        self.assertEqual(self.node.tick, 1)
+        self.assertTrue(bad.closed)
+        self.assertFalse(good.closed)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    async def test_a_portion_that_fails(self) -> None:
+        """A fault in the turn of what waits ends that session, instead of taking it again."""
+        client = self.lines()
+        client.send(b"/ping\r\n" * 100)
+        self.patch(self.dispatcher, "receive", None)
+        await client.until(lambda: client.closed or None)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)

@@ -8,8 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from chatd.commands import accounts, basics, groups, messages
+from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
-from chatd.frontends.channel import PLAIN
+from chatd.frontends.channel import _IDLE, PLAIN
 from chatd.frontends.http import _STATUS
 from chatd.frontends.tcp import TEXT
 from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
@@ -51,7 +52,9 @@ browser's page must come from the same host and port, or from an origin in `list
   the server stops reading until some are answered.
 - The server pings after `heartbeat.interval` seconds of silence and drops the connection after
   `heartbeat.timeout` more. Whoever has not logged in after `limits.login_seconds` is closed.
-- Bad input is answered. It closes the connection only if it breaks the framing or a limit.
+- Bad input is answered. It closes the connection only if it breaks the framing or a limit, or is
+  repeated: after `limits.mistakes_per_minute` mistakes the session is closed with 4000. Mistakes
+  are {mistakes}.
 
 {closing}
 
@@ -93,6 +96,11 @@ without `reply` and `ok`. A refusal has the status below and the body `{{"reply"
 "error": CODE, "message": SENTENCE}}`, with `Retry-After` where it helps. A session is one request:
 events are read with `sync` or `history`, and `replay` and `ack` mean nothing. With an API key you
 are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a user's token.
+A request that is not there within `limits.body_seconds` (the head of a connection's first one:
+`limits.handshake_seconds`) is answered 408, a head over `limits.header_bytes` 431, and a connection
+beyond `limits.connections` or `limits.address_connections` 503 before it has asked. A connection
+waits {idle:g} seconds for its next request.
+
 `GET /healthz` answers 200 while the process lives. `GET /readyz` asks the database, and answers
 503 when it does not answer or the daemon is stopping.
 
@@ -145,6 +153,12 @@ On the wires:
 The operator sets them; these are the defaults.
 
 {limits}
+
+A request costs 1, and takes it from what its session, its user and its address may ask for in a
+second. With nothing left it is not run, but refused as `rate-limited`, with the seconds to wait in
+`retry_after`. These cost more:
+
+{costs}
 """
 
 ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
@@ -323,6 +337,7 @@ def reference() -> str:
     refused = ((f"`{code}`", str(_STATUS[code]), told) for code, told in MEANINGS.items())
     limits = (s for s in settings() if s.key.startswith(("limits.", "heartbeat.")))
     limited = ((f"`{s.key}`", str(s.default), s.description) for s in limits)
+    costs = ((f"`{c.name}`", str(c.cost)) for c in COMMANDS.values() if c.cost > 1)
     hidden = ((f"U+{ord(c):04X}", f"`{text.visible(c)}`") for c in "\n\r\\\x1b\x9b\u2028\u202e")
     told = ((f"`{msgspec.json.encode(event).decode()}`", meaning) for event, meaning in EVENTS)
     return DOCUMENT.format(
@@ -336,6 +351,9 @@ def reference() -> str:
         errors=table("code | HTTP status | meaning", refused),
         refusals=block(*(wire.error(ID, each) for each in refusals for wire in (PLAIN, TEXT))),
         limits=table("setting | default | meaning", limited),
+        costs=table("command | cost", costs),
+        mistakes=", ".join(f"`{code}`" for code in MEANINGS if code in _MISTAKES),
+        idle=_IDLE,
     )
 
 
