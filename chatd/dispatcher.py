@@ -189,7 +189,6 @@ class Dispatcher:
         session.mistakes.refill(node.tick)
         session.mistakes.left -= 1
         if session.mistakes.left < 1:
-            session.requests = None
             session.link.close(SLOW_DOWN, CLOSE_CODES[SLOW_DOWN])
 
     def _encode(self, request_id: Any, wire: Wire, outcome: Any) -> bytes:
