@@ -90,7 +90,7 @@ class Node:
         self.hub.flush()
         for session in list(self.hub.sessions):
             self.cursors.prove(session)
-            session.link.close(SERVICE_RESTART, "The server restarts.")
+            session.link.close(SERVICE_RESTART, RESTARTS)
         for _ in range(int(_GOODBYE / _GOODBYE_STEP)):
             await deferLater(self.clock, _GOODBYE_STEP)
             if not self.hub.sessions:
@@ -100,6 +100,11 @@ class Node:
         self.cursors.save()
         await self.store.stop()
         self.passwords.stop()
+
+    def reload(self, limits: Limits, pulse: Heartbeat) -> None:
+        """Goes on with other limits and another pulse."""
+        self.limits = limits
+        self.pulse = pulse
 
     def spawn(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         """Runs something that nobody waits for; a fault is logged."""
@@ -258,6 +263,7 @@ class Node:
             self.hub.dissolve(draft.room.id)
 
 
+RESTARTS = "The server restarts."
 TOO_MANY = Unavailable("The server has as many connections as it may. Try again.", 10.0)
 
 _MEMBERSHIP = frozenset(("joined", "left", "dissolved"))

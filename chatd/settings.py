@@ -119,8 +119,9 @@ class _Listening:
         self.port, self.interface = port, interface
 
     def listenSSL(
-        self, port: int, factory: object, contextFactory: object, backlog: int, interface: str
+        self, port: int, factory: object, contextFactory: Any, backlog: int, interface: str
     ) -> None:
+        contextFactory.getContext()  # a key that is not the certificate's shows here
         self.port, self.interface = port, interface
 
     def listenUNIX(self, address: str, *arguments: object, **options: object) -> None:
@@ -179,10 +180,13 @@ def endpoint(text: str) -> Endpoint:
     try:
         return read(text)
     except Exception as error:  # Twisted's parser and OpenSSL let anything out
-        raise ValueError(_reason(error)) from error
+        raise ValueError(reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why an endpoint cannot be used, from what Twisted or OpenSSL raised."""
+    if error.args and isinstance(error.args[0], list):  # OpenSSL's: (library, function, reason)
+        return ", ".join(found[-1] for found in error.args[0])
     without_function = re.sub(r"^\w+\(\) ", "", str(error))
     return re.sub(r"^invalid literal for int.*?: ", "not a number: ", without_function)
 

@@ -18,10 +18,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.bed import UPGRADE, masked
@@ -33,8 +39,8 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 TWISTD = (str(PROGRAMS / "twistd"), "--nodaemon", "--pidfile=", "chatd")
 TELNET_ESCAPE = b"\x1d"
 
-# twistd, its work done, ends by the signal that asked it to; systemd takes that for success.
-ENDED = -signal.SIGTERM
+ENDED = 0  # as it was asked to, all done
+FORCED = 1  # with something left undone
 
 _NOT_OURS = re.compile("CHATD_.*|STATE_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*")
 _WEBSOCKET = r"WebSocket  wss?://127\.0\.0\.1:(\d+)/ws"
@@ -159,19 +165,25 @@ class Daemon:
     """`twistd chatd`, started with these options; `state` is its directory.
 
     It listens on free ports of the loopback interface unless the options name endpoints.
+    Subclasses may have another command, standard input and descriptors to hand on.
     """
+
+    program: Sequence[str] = TWISTD
+    input = subprocess.DEVNULL
+    handed: Sequence[int] = ()
 
     def __init__(self, state: str | Path, *options: str, **variables: str) -> None:
         self.state = Path(state)
         named = {option for option in options if option in ("--http", "--tcp")}
         listen = [word for o in ("--http", "--tcp") if o not in named for word in (o, LOOPBACK)]
         self.process = subprocess.Popen(
-            [*TWISTD, *listen, "--state", str(state), *options],
+            [*self.program, *listen, "--state", str(state), *options],
             cwd=self.state.parent,
             env=environment(**variables),
-            stdin=subprocess.DEVNULL,
+            stdin=self.input,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=self.handed,
         )
         assert self.process.stdout is not None
         self.output = Output(os.dup(self.process.stdout.fileno()))
@@ -182,15 +194,19 @@ class Daemon:
         """What it has written so far."""
         return self.output.text
 
+    def find(self, pattern: str) -> str:
+        """The first group of the pattern in its log, as soon as there is one."""
+        return self.output.find(pattern)
+
     @property
     def web_port(self) -> int:
         """Where WebSocket and HTTP are served, as soon as they are."""
-        return int(self.output.find(_WEBSOCKET))
+        return int(self.find(_WEBSOCKET))
 
     @property
     def line_port(self) -> int:
         """Where lines over TCP are served, as soon as they are."""
-        return int(self.output.find(_LINES))
+        return int(self.find(_LINES))
 
     def stop(self) -> int:
         """Ends it as an operator would; its exit code."""
@@ -436,3 +452,25 @@ class DaemonCase(SynchronousTestCase):
 def password(name: str) -> str:
     """The password that the tests give a user: one that is found in a log if it gets there."""
     return f"pw-of-{name}-7Qx"
+
+
+def certified(directory: Path) -> tuple[Path, Path]:
+    """The files of a certificate for localhost and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate_file, key_file

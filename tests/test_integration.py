@@ -7,15 +7,8 @@ import re
 import socket
 import ssl
 import subprocess
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from chatd.config import store_url
 from chatd.store import schema
@@ -28,6 +21,7 @@ from tests.daemon import (
     Nc,
     Telnet,
     Terminal,
+    certified,
     password,
 )
 
@@ -55,7 +49,9 @@ class Conversation(_Case):
         path = self.directory / "notify"
         self.supervisor = self.enterContext(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self.supervisor.bind(str(path))
-        self.chatd = self.daemon("--store", self.url(), NOTIFY_SOCKET=str(path))
+        self.chatd = self.daemon(
+            "--store", self.url(), NOTIFY_SOCKET=str(path), WATCHDOG_USEC="30000000"
+        )
         return self.user("bob", self.chatd.web_port)
 
     def tom(self, command: str = "login") -> Terminal:
@@ -265,7 +261,7 @@ class TLSTests(DaemonCase):
 
     def test_both_ports(self) -> None:
         """Lines and WebSocket are served over TLS to clients that trust the certificate."""
-        certificate, key = _self_signed(self.directory)
+        certificate, key = certified(self.directory)
         endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
         chatd = self.daemon("--tcp", endpoint, "--http", endpoint)
         self.assertIn(f"wss://127.0.0.1:{chatd.web_port}/ws", chatd.log)
@@ -283,25 +279,3 @@ class TLSTests(DaemonCase):
         self.assertEqual(answers[2], f"* @tom 2 <bob> {LONG}\n")
         self.assertEqual(chatd.stop(), ENDED)
         self.assert_clean(chatd)
-
-
-def _self_signed(directory: Path) -> tuple[Path, Path]:
-    """The files of a certificate for localhost and of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
-    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return certificate_file, key_file

@@ -48,6 +48,11 @@ class Store:
         self._writers.start()
         self._readers.start()
 
+    @property
+    def usable(self) -> bool:
+        """Whether the database could be used when it was last."""
+        return self._writers.usable and self._readers.usable
+
     def read(
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
