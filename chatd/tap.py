@@ -310,7 +310,7 @@ def _node(settings: Config, reactor: Any) -> tuple[Node, object]:
         if url.kind == "sqlite":
             config.create_state_directory(state)
         _check_schema(url)
-        store_claim = claim(url)
+        store_claim = _claimed(url)
     except ConfigError as error:
         _leave(_BAD_CONFIG, *error.mistakes)
     except schema.UpgradeRefused as error:
@@ -330,6 +330,22 @@ def _node(settings: Config, reactor: Any) -> tuple[Node, object]:
     return node, store_claim
 
 
+def _claimed(url: config.StoreURL) -> object:
+    try:
+        return claim(url)
+    except _errors(url) as error:
+        _leave(_UNAVAILABLE, _unusable(url, error))
+
+
+def _errors(url: config.StoreURL) -> tuple[type[Exception], ...]:
+    return (*dialect(url).errors, OSError)
+
+
+def _unusable(url: config.StoreURL, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"the database {url} cannot be used: {reason}"
+
+
 def _check_schema(url: config.StoreURL) -> None:
     """SQLite migrates by itself; on MySQL the operator decides when."""
     try:
@@ -340,8 +356,8 @@ def _check_schema(url: config.StoreURL) -> None:
             schema.upgrade(url)
             return
         found = schema.revision(url) or "nothing"
-    except dialect(url).errors as error:
-        _leave(_UNAVAILABLE, f"the database {url!r} cannot be used: {error}")
+    except _errors(url) as error:
+        _leave(_UNAVAILABLE, _unusable(url, error))
     remedy = "run a newer chatd" if state is schema.State.NEWER else "run chatctl db upgrade"
     raise schema.UpgradeRefused(
         f"the schema is at {found}, this chatd knows {schema.head()}: {remedy}"
