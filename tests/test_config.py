@@ -460,8 +460,8 @@ class SafetyTests(ConfigTestCase):
             ("systemd:domain=UNIX:index=0", "systemd:domain=UNIX:index=1"),
         ):
             self.assertEqual(self.safe(*texts), [], texts)
-        with self.assertRaises(ConfigError):
-            load(None, {}, {"http": ["tcp:0:interface=127.0.0.1", "tcp:7", "tcp:7"], "tcp": []})
+        (twice,) = self.mistakes("", http=["unix:/x", "unix:/x"], tcp=[])
+        self.assertIn('listen.http (--http): found "unix:/x", an address that is', twice)
 
     def test_origins(self) -> None:
         """What browsers send as an origin is let in."""

@@ -222,13 +222,13 @@ class Measures(NotFound):
         self._text = text
 
     def render(self, request: server.Request) -> bytes:
-        if request.method not in (b"GET", b"HEAD") or not _is_near(request.getClientAddress()):
+        if request.method not in (b"GET", b"HEAD") or not is_near(request.getClientAddress()):
             return super().render(request)
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         return self._text()
 
 
-def _is_near(address: Any) -> bool:
+def is_near(address: Any) -> bool:
     """Whether a peer is on this machine; one on a Unix socket is."""
     host = getattr(address, "host", None)
     if host is None:
