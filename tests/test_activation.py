@@ -108,8 +108,9 @@ class ActivationTests(DaemonCase):
         line.sendall(b"/ping\n")
         second = self.activated()
         for connected in waiting:
-            browser = Browser(connected)
-            self.assertTrue(browser.ask("login", name="bob", password=password("bob"))["ok"])
+            self.assertTrue(Browser(connected).ask("ping")["ok"])
+        bob = self.browser(self.port)
+        self.assertTrue(bob.ask("login", name="bob", password=password("bob"))["ok"])
         self.assertTrue(line.recv(4096).startswith(b"+OK at="))
         self.assertEqual(second.stop(), ENDED)
         self.assert_clean(second)
