@@ -13,9 +13,10 @@ import time
 import jwt
 
 from tests.bed import UPGRADE
-from tests.daemon import ENDED, SECONDS, Browser, Daemon, Nc, certified, password
+from tests.daemon import ENDED, SECONDS, Browser, Closed, Daemon, Nc, certified, password
 from tests.test_signals import SupervisedCase
 
+TOO_BIG = 1009  # RFC 6455 §7.4.1
 READ = "the configuration was read again"
 KEYS = ("q7Zr0kV2nX5sYb8cLd1eFg4hJm6pTu9w", "w9uTp6mJh4gFe1dLc8bYs5Xn2Vk0rZ7q")
 ORIGIN = "https://chat.example.org"
@@ -82,8 +83,11 @@ class FollowTests(ReloadCase):
         self.assertEqual(bob.ask("say", to="@tom", text=long)["seq"], 1)
         self.assertEqual(bob.ask("say", to="@tom", text="x" * 5000)["seq"], 2)
         self.assertEqual(tom.event(), f"* @tom 1 <bob> {long}")
+        self.reload(chatd, "[limits]\ntext_chars = 600\nframe_bytes = 1024\n")
+        bob.send("say", to="@tom", text="x" * 2000)
+        self.assertEqual(self.assertRaises(Closed, bob.next).code, TOO_BIG)
         self.assertEqual(chatd.stop(), ENDED)
-        self.assert_clean(chatd)
+        self.assertNotIn("Traceback", chatd.log)
 
     def test_who_may_register(self) -> None:
         """So does who may register."""
