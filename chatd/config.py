@@ -303,6 +303,32 @@ def _plain_text(config: Config) -> Wrong:
                 )
 
 
+@_rule("listen.http", "listen.tcp")
+def _addresses(config: Config) -> Wrong:
+    if not config.listen.http and not config.listen.tcp:
+        yield "listen.http", "found [] and listen.tcp = [] too, allowed: one address or more"
+    taken: set[str] = set()
+    for key, texts in (("listen.http", config.listen.http), ("listen.tcp", config.listen.tcp)):
+        for at in map(endpoint, texts):
+            if at.address in taken:
+                yield key, f"found {shown(at.text)}, an address that is listened on already"
+            taken.update([at.address] if at.address else [])
+
+
+@_rule(
+    *("limits.text_chars", "limits.line_bytes", "limits.frame_bytes", "limits.body_bytes"),
+    *("listen.http", "listen.tcp"),
+)
+def _text_fits(config: Config) -> Wrong:
+    limits = config.limits
+    sizes = {"limits.line_bytes": limits.line_bytes} if config.listen.tcp else {}
+    if config.listen.http:
+        sizes |= {"limits.frame_bytes": limits.frame_bytes, "limits.body_bytes": limits.body_bytes}
+    for key, size in sizes.items():
+        if limits.text_chars > size:  # of one byte each, at the least
+            yield "limits.text_chars", f"found {limits.text_chars}, allowed: at most {key}, {size}"
+
+
 @_rule("store.url", "listen.http", "listen.tcp")
 def _store_password(config: Config) -> Wrong:
     if _public(config) and _is_sample(store_url(config.store.url, "").password):

@@ -25,13 +25,26 @@ _CLEANING = 600  # ticks between two cleanings of the tables
 
 
 class Heartbeat:
-    """Visits the sessions; `feed_watchdog` is called after each tick that came through."""
+    """Visits the sessions; tells `lagged` how late each beat comes, in seconds.
+
+    `feed_watchdog` is called after each tick that came through, or, if it must be fed more often
+    than every `fed_within` seconds, after as many beats as fit into half of them.
+    """
 
     _log = Logger()
 
-    def __init__(self, node: Node, feed_watchdog: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        feed_watchdog: Callable[[], object],
+        lagged: Callable[[float], object],
+        fed_within: float = math.inf,
+    ) -> None:
         self._node = node
         self._feed_watchdog = feed_watchdog
+        self._lagged = lagged
+        self._feeding = max(1, int(min(1.0, fed_within / 2) * BEATS))
+        self._due = 0.0
         self._read_settings()
         self._beats = 0
         self._round: list[Session] = []
@@ -40,6 +53,7 @@ class Heartbeat:
 
     def start(self) -> None:
         """Begins to beat."""
+        self._due = self._node.clock.seconds() + 1 / BEATS
         self._loop.start(1 / BEATS, now=False).addErrback(
             lambda failure: self._log.failure("the heartbeat stopped", failure)
         )
@@ -50,10 +64,17 @@ class Heartbeat:
             self._loop.stop()
 
     def _beat(self) -> None:
+        self._measure()
         try:
             self.beat()
         except Exception:  # it would end the LoopingCall for good
             self._log.failure("a heartbeat failed")
+
+    def _measure(self) -> None:
+        late = max(0.0, self._node.clock.seconds() - self._due)
+        self._lagged(late)
+        # LoopingCall leaves out the beats whose time has passed.
+        self._due += (math.floor(late * BEATS) + 1) / BEATS
 
     def beat(self) -> None:
         """Visits the next slice of the sessions, and at a tick's end keeps house."""
@@ -66,6 +87,8 @@ class Heartbeat:
         self._beats += 1
         if not self._beats % BEATS:
             self._keep_house()
+        if not self._beats % self._feeding:
+            self._feed_watchdog()
 
     def _read_settings(self) -> None:
         # A visit comes up to a tick late, and the limits are promises.
@@ -79,7 +102,6 @@ class Heartbeat:
         node.spawn("a look for revocations", node.revocations.look(node.millis()))
         if node.tick % _CLEANING == 1:
             node.spawn("cleaning", self._clean())
-        self._feed_watchdog()
 
     async def _clean(self) -> None:
         with suppress(Unavailable):  # another time

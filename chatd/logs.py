@@ -1,5 +1,7 @@
 """Turns log events into lines that nobody can forge: text for people, JSON for programs."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -11,15 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from twisted.application.service import IService, MultiService
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
-    formatEvent,
-    formatTime,
-)
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, formatTime
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -35,41 +29,32 @@ _CONTROL = re.compile(
 )
 
 
-def start(
-    service: IService,
-    *,
-    format: Format,
-    level: Level,
-    twistd: Mapping[str, Any] | None,
-) -> IService:
-    """Return ``service``, wrapped so that twistd logs in ``format`` from ``level`` up.
+def start(service: IService, observer: ILogObserver | None) -> IService:
+    """Return ``service``, wrapped so that twistd logs through ``observer``, unless that is None.
 
-    For the end of ``makeService``; ``twistd`` is ``options.parent``, twistd's own options, or None
-    where another program made the service. twistd looks for its log observer among the
-    components of the application after ``makeService``, when it gave the service its parent; so
-    that is the moment at which the wrapper leaves ours there. twistd then makes none of its own,
-    replays to ours what was logged until then, and sends it what is printed to the standard
-    streams. ``--logger`` and ``--syslog`` are stronger; ``--logfile`` keeps its meaning. Nothing
-    is duplicated, because there is one observer.
-
-    Raises OSError if the log file cannot be opened.
+    For the end of ``makeService``. twistd looks for its log observer among the components of the
+    application after ``makeService``, when it gave the service its parent; so that is the moment
+    at which the wrapper leaves ours there. twistd then makes none of its own, replays to ours
+    what was logged until then, and sends it what is printed to the standard streams. Nothing is
+    duplicated, because there is one observer.
     """
-    if twistd is None or _decided(twistd):
+    if observer is None:
         return service
-    logged = _Logged(observer(format, level, _destination(twistd)))
+    logged = _Logged(observer)
     service.setServiceParent(logged)
     return logged
 
 
-def observer(format: Format, level: Level, write: Write) -> ILogObserver:
-    """An observer that hands ``write`` one encoded record per event of at least ``level``.
+def observing(format: Format, level: Level, twistd: Mapping[str, Any] | None) -> Observer | None:
+    """An observer that writes where twistd would; None where somebody else decides.
 
-    ``write`` may raise OSError or ValueError: the event is lost, and the next one that can be
-    written is preceded by a record of how many were.
+    ``twistd`` is ``options.parent``, twistd's own options, or None where another program makes
+    the service. ``--logger`` and ``--syslog`` are stronger than we are; ``--logfile`` keeps its
+    meaning. Raises OSError if the log file cannot be opened.
     """
-    render = {"text": as_text, "json": as_json}[format]
-    threshold = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
-    return FilteringLogObserver(_Records(render, write), [threshold])
+    if twistd is None or _decided(twistd):
+        return None
+    return Observer(format, level, _destination(twistd))
 
 
 def as_text(event: LogEvent) -> bytes:
@@ -116,15 +101,33 @@ class _Logged(MultiService):
 
 
 @implementer(ILogObserver)
-class _Records:
-    """Writes events as records and survives a destination that takes none."""
+class Observer:
+    """Hands ``write`` one encoded record per event of at least ``level``.
 
-    def __init__(self, render: Callable[[LogEvent], bytes], write: Write) -> None:
-        self._render = render
+    ``write`` may raise OSError or ValueError: the event is lost, and the next one that can be
+    written is preceded by a record of how many were.
+    """
+
+    def __init__(self, format: Format, level: Level, write: Write) -> None:
         self._write = write
         self._lost = 0
+        self.apply(format, level)
+
+    def apply(self, format: Format, level: Level) -> None:
+        """Writes in this format, from this level up, from now on."""
+        self._render = _RENDER[format]
+        self._least = LogLevel.levelWithName(level)
+
+    def reopen(self) -> None:
+        """Opens a log file anew, which may have been moved away. Raises OSError if that fails,
+        and goes on with the file that is open."""
+        if isinstance(self._write, _File):
+            self._write.reopen()
 
     def __call__(self, event: LogEvent) -> None:
+        level = event.get("log_level")
+        if level is None or level < self._least:
+            return
         try:
             if self._lost:
                 self._write(self._render(_loss(self._lost)))
@@ -132,6 +135,25 @@ class _Records:
             self._write(self._render(event))
         except (OSError, ValueError):  # a full disk, a reader that left, a closed file
             self._lost += 1
+
+
+_RENDER: dict[Format, Callable[[LogEvent], bytes]] = {"text": as_text, "json": as_json}
+
+
+class _File:
+    """Writes to a log file."""
+
+    def __init__(self, name: str) -> None:
+        self._path = os.path.abspath(name)  # twistd may yet change the directory
+        self._file = LogFile.fromFullPath(self._path)
+
+    def __call__(self, record: bytes) -> None:
+        self._file.write(record)
+
+    def reopen(self) -> None:
+        """Opens it anew; OSError leaves all as it is."""
+        moved, self._file = self._file, LogFile.fromFullPath(self._path)
+        moved.close()
 
 
 class _Descriptor:
@@ -159,8 +181,7 @@ def _destination(twistd: Mapping[str, Any]) -> Write:
     name = twistd["logfile"]
     if name in (None, "", "-") and twistd["nodaemon"]:
         return _standard_output()
-    write: Write = LogFile.fromFullPath(name or "twistd.log").write
-    return write
+    return _File(name or "twistd.log")
 
 
 def _standard_output() -> Write:

@@ -97,7 +97,7 @@ class Node:
         self.hub.flush()
         for session in list(self.hub.sessions):
             self.cursors.prove(session)
-            session.link.close(SERVICE_RESTART, "The server restarts.")
+            session.link.close(SERVICE_RESTART, RESTARTS)
         for _ in range(int(_GOODBYE / _GOODBYE_STEP)):
             await deferLater(self.clock, _GOODBYE_STEP)
             if not self.hub.sessions:
@@ -108,6 +108,11 @@ class Node:
             self.cursors.save()
         await self.store.stop()
         self.passwords.stop()
+
+    def reload(self, limits: Limits, pulse: Heartbeat) -> None:
+        """Goes on with other limits and another pulse."""
+        self.limits = limits
+        self.pulse = pulse
 
     def spawn(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         """Runs something that nobody waits for; a fault is logged."""
@@ -287,6 +292,8 @@ class Node:
         if draft.kind == "dissolved":
             self.hub.dissolve(draft.room.id)
 
+
+RESTARTS = "The server restarts."
 
 # Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
 # address, and an account is tried from everywhere; "new" are registrations from an address.

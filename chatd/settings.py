@@ -46,6 +46,12 @@ class StoreURL(msgspec.Struct, frozen=True, kw_only=True):
         place = self.unix_socket or f"{self.host}:{self.port}"
         return f"StoreURL(mysql, {self.user!r} at {place!r}, {self.database!r})"
 
+    def __str__(self) -> str:
+        """Which it is, for a sentence."""
+        if self.kind == "sqlite":
+            return self.path
+        return f"{self.database} at {self.unix_socket or self.host}"
+
 
 def store_url(url: str, state: str) -> StoreURL:
     """Parse `store.url` with SQLAlchemy's meaning; "" is chatd.db in the directory `state`.
@@ -96,9 +102,11 @@ def _mysql(url: str) -> StoreURL:
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint string says about who can connect and who can listen in."""
+    """What an endpoint string says about who can connect and who can listen in; `address` is
+    the same for what cannot be listened on twice, and "" where a free port is taken."""
 
     text: str
+    address: str = ""
     public: bool = False
     tls: bool = False
     proxy: bool = False
@@ -119,8 +127,9 @@ class _Listening:
         self.port, self.interface = port, interface
 
     def listenSSL(
-        self, port: int, factory: object, contextFactory: object, backlog: int, interface: str
+        self, port: int, factory: object, contextFactory: Any, backlog: int, interface: str
     ) -> None:
+        contextFactory.getContext()  # a key that is not the certificate's shows here
         self.port, self.interface = port, interface
 
     def listenUNIX(self, address: str, *arguments: object, **options: object) -> None:
@@ -133,7 +142,16 @@ def _by_twisted(text: str) -> Endpoint:
     _check_port(listening.port)
     if listening.interface is None and not listening.path:
         raise ValueError("the path is missing")
-    return Endpoint(text=text, public=_is_public(listening.interface), tls=text.startswith("ssl:"))
+    return Endpoint(
+        text=text,
+        address=listening.path or _address(listening.interface, listening.port),
+        public=_is_public(listening.interface),
+        tls=text.startswith("ssl:"),
+    )
+
+
+def _address(interface: str | None, port: int) -> str:
+    return f"{interface or '0.0.0.0'} {port}" if port else ""
 
 
 def _by_signature(read: Callable[..., Endpoint], text: str) -> Endpoint:
@@ -147,7 +165,8 @@ def _tls(path: str, port: str = "443", backlog: str = "50", interface: str = "::
     int(backlog)
     if not os.path.isdir(path):
         raise ValueError(f"{path} is not a directory of certificates")
-    return Endpoint(text="", public=_is_public(interface), tls=True)
+    address = _address(interface, int(port))
+    return Endpoint(text="", address=address, public=_is_public(interface), tls=True)
 
 
 def _systemd(domain: str, index: str = "", name: str = "") -> Endpoint:
@@ -156,7 +175,8 @@ def _systemd(domain: str, index: str = "", name: str = "") -> Endpoint:
     if bool(index) == bool(name):
         raise ValueError("one of index and name is needed")
     int(index or 0)
-    return Endpoint(text="", public=domain != "UNIX")  # which address it is bound to is not told
+    # Which address it is bound to is not told.
+    return Endpoint(text="", address=f"systemd {index or name}", public=domain != "UNIX")
 
 
 _ENDPOINT_TYPES: dict[str, Callable[[str], Endpoint]] = {
@@ -179,12 +199,33 @@ def endpoint(text: str) -> Endpoint:
     try:
         return read(text)
     except Exception as error:  # Twisted's parser and OpenSSL let anything out
-        raise ValueError(_reason(error)) from error
+        raise ValueError(reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why an endpoint cannot be used, from what Twisted or OpenSSL raised."""
+    if error.args and isinstance(error.args[0], list):  # OpenSSL's: (library, function, reason)
+        return ", ".join(found[-1] for found in error.args[0])
     without_function = re.sub(r"^\w+\(\) ", "", str(error))
     return re.sub(r"^invalid literal for int.*?: ", "not a number: ", without_function)
+
+
+def _origin(text: str) -> None:
+    """ValueError for what no browser sends as an Origin (RFC 6454 §6.2)."""
+    if text == "*":
+        return
+    parts = urlsplit(text)
+    if not parts.scheme or not parts.netloc:
+        raise ValueError("it has no scheme and host")
+    said = f"{parts.scheme}://{parts.netloc.lower()}"
+    default = _DEFAULT_PORTS.get(parts.scheme)
+    if default is not None:
+        said = said.removesuffix(f":{default}")
+    if text != said or "@" in said or not said.isascii():
+        raise ValueError("a browser sends scheme, host (in ASCII) and a port that is unusual")
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _check_port(port: int) -> None:
@@ -253,6 +294,11 @@ _URL: dict[str, Any] = {
 _NAME: dict[str, Any] = {"check": _not_empty, "allowed": "a string that is not empty"}
 _KEY: dict[str, Any] = {"allowed": JWT_KEYS, "show": lambda key: "(hidden)" if key else '""'}
 
+_ORIGIN: dict[str, Any] = {
+    "check": _origin,
+    "allowed": 'an array of origins such as https://chat.example.org, or "*"',
+}
+
 Strings = tuple[str, ...]
 
 
@@ -264,7 +310,9 @@ class Listen(Section, frozen=True, kw_only=True):
         "tcp:7000:interface=127.0.0.1",
     )
     proxy: Annotated[bool, _is("A proxy that ends TLS stands in front of every address.")] = False
-    origins: Annotated[Strings, _is('Browser origins let in besides the own; "*": all.')] = ()
+    origins: Annotated[
+        Strings, _is('Browser origins let in besides the own; "*": all.', **_ORIGIN)
+    ] = ()
     deflate: Annotated[
         bool, _is("Browsers may compress: less traffic, more work (permessage-deflate).")
     ] = False

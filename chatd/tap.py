@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 from twisted.application import strports
@@ -17,16 +20,19 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
 
-from chatd import __version__, config, logs, systemd
-from chatd.auth import SiteTokens
+from chatd import __version__, certificates, config, logs, systemd
+from chatd.certificates import Certificates
 from chatd.config import Config, ConfigError
 from chatd.dispatcher import Dispatcher
 from chatd.frontends.http import make_site
 from chatd.frontends.tcp import LineFactory
 from chatd.frontends.web import WebFactory
 from chatd.frontends.websocket import ChatFactory
-from chatd.heartbeat import Heartbeat
+from chatd.heartbeat import BEATS, Heartbeat
+from chatd.metrics import Metrics
 from chatd.node import Node
+from chatd.reload import Reload, site_tokens
+from chatd.signals import Signals
 from chatd.store import schema
 from chatd.store.claim import Claimed, claim
 from chatd.store.dialects import dialect
@@ -37,6 +43,9 @@ _GC_THRESHOLD = 20_000  # objects; a batch of 500 messages makes some 5,000
 # Python's 5 ms: a tenth more messages where many wait, a twentieth fewer where few do.
 _SWITCH_INTERVAL = 0.001
 _OWN_DESCRIPTORS = 100  # for the database, the log, the ports
+_SHORTEST_WATCHDOG = 2 / BEATS  # seconds
+_UNDONE = 1
+_STOP_SECONDS = 9.0  # until what still hangs is left behind
 _UNAVAILABLE = 69  # EX_UNAVAILABLE
 
 
@@ -70,10 +79,14 @@ class Options(usage.Options):
         print(f"chatd {__version__}")
         raise SystemExit(0)
 
+    def load(self) -> Config:
+        """Reads the configuration. Raises `ConfigError`."""
+        return config.load(self["config"], os.environ, self)
+
     def postOptions(self) -> None:
         """Reads the configuration; all its mistakes are told at once, exit code 78."""
         try:
-            self.settings = config.load(self["config"], os.environ, self)
+            self.settings = self.load()
         except ConfigError as error:
             _leave(_BAD_CONFIG, *error.mistakes)
         if self["check"]:
@@ -94,8 +107,9 @@ class Daemon(MultiService):
 
     log = Logger()
 
-    def __init__(self, node: Node, heartbeat: Heartbeat, claim: object) -> None:
+    def __init__(self, reactor: Any, node: Node, heartbeat: Heartbeat, claim: object) -> None:
         super().__init__()
+        self._reactor = reactor
         self._claim = claim  # kept as long as the process lives
         self._node = node
         self._heartbeat = heartbeat
@@ -109,24 +123,47 @@ class Daemon(MultiService):
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         sys.setswitchinterval(_SWITCH_INTERVAL)
         super().startService()
+        # Whoever hears of it may send a signal, which is handled only from then on.
+        self._reactor.callWhenRunning(self._tell)
+
+    def _tell(self) -> None:
+        for listener in self:
+            listener.tell()
         systemd.notify("READY=1", "STATUS=serving")
 
     def stopService(self) -> Deferred[None]:
-        """Fires when all is stored, told and closed."""
+        """Fires when all is stored, told and closed. Whatever hangs, the process ends."""
         systemd.notify("STOPPING=1")
+        # A thread: the reactor waits for the pools' threads without a turn, and the interpreter
+        # for what is left of them.
+        deadline = threading.Timer(_STOP_SECONDS, self._leave_behind)
+        deadline.daemon = True
+        deadline.start()
         self._heartbeat.stop()
         listening = super().stopService()
         node = Deferred.fromCoroutine(self._node.stop())
         done = gatherResults([listening, node], consumeErrors=True)
         return done.addCallback(lambda results: None)
 
+    def _leave_behind(self) -> None:
+        try:
+            self.log.error(
+                "not stopped after {seconds} seconds; left behind: {sessions} sessions, {threads}",
+                seconds=_STOP_SECONDS,
+                sessions=len(self._node.hub.sessions),
+                threads=", ".join(t.name for t in threading.enumerate() if not t.daemon),
+            )
+        finally:
+            os._exit(_UNDONE)
+
 
 class Listener(Service):
-    """A listening port, which says where it is once it is open."""
+    """A listening port on an endpoint."""
 
     log = Logger()
 
-    def __init__(self, service: Any, told: str, foreground: bool) -> None:
+    def __init__(self, endpoint: str, service: Any, told: str, foreground: bool) -> None:
+        self.endpoint = endpoint
         self._service = service
         self._foreground = foreground
         self._told = told
@@ -142,18 +179,31 @@ class Listener(Service):
             _leave(_UNAVAILABLE, str(error))
 
     def startService(self) -> None:
-        """Tells where clients connect."""
+        """Opens the port, unless it is open."""
         self._service.startService()
-        self._service._waitingForPort.addCallback(self._tell)
 
     def stopService(self) -> Any:
         """Closes the port."""
         return self._service.stopService()
 
-    def _tell(self, port: Any) -> Any:
+    def tell(self) -> None:
+        """Tells where clients connect."""
+        self._with_port(self._tell)
+
+    def use(self, found: Certificates) -> None:
+        """New connections get these certificates."""
+        self._with_port(lambda port: certificates.use(port, found))
+
+    def _with_port(self, work: Callable[[Any], None]) -> None:
+        def done(port: Any) -> Any:
+            work(port)
+            return port
+
+        self._service._waitingForPort.addCallback(done)
+
+    def _tell(self, port: Any) -> None:
         for line in self._told.splitlines():
             self.log.info(line, **_place(port))
-        return port
 
 
 _TOLD_HTTP = "WebSocket  {ws}://{place}/ws\nHTTP API   {http}://{place}/api/v1/"
@@ -187,30 +237,56 @@ def makeService(options: Options) -> IService:
     for warning in config.warnings(os.environ):
         Daemon.log.warn("{warning}", warning=warning)
     descriptors = _raise_descriptor_limit(settings.limits.connections)
+    # The wall clock may jump, and with it all timers.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     node, claim = _node(settings, reactor, descriptors)
     dispatcher = Dispatcher(node)
-    heartbeat = Heartbeat(node, lambda: systemd.notify("WATCHDOG=1"))
-    daemon = Daemon(node, heartbeat, claim)
+    metrics = Metrics(node)
+    heartbeat = Heartbeat(node, _feed_watchdog, metrics.lagged, _watchdog_seconds())
+    daemon = Daemon(reactor, node, heartbeat, claim)
     listen = settings.listen
     chat = ChatFactory(reactor, node, dispatcher, listen.origins, listen.deflate)
-    site = make_site(node, dispatcher)
+    site = make_site(node, dispatcher, metrics.text)
     web = WebFactory(node, chat.buildProtocol, site.buildProtocol)
     lines = LineFactory(node, dispatcher)
     foreground = options.parent is None or bool(options.parent["nodaemon"])
-    for endpoint in settings.listen.http:
-        service = _service(endpoint, web, reactor)
-        Listener(service, _TOLD_HTTP, foreground).setServiceParent(daemon)
-    for endpoint in settings.listen.tcp:
-        Listener(_service(endpoint, lines, reactor), _TOLD_LINES, foreground).setServiceParent(
-            daemon
+    listeners = [
+        Listener(endpoint, _service(endpoint, factory, reactor), told, foreground)
+        for endpoints, factory, told in (
+            (settings.listen.http, web, _TOLD_HTTP),
+            (settings.listen.tcp, lines, _TOLD_LINES),
         )
-    return logs.start(
-        daemon, format=settings.log.format, level=settings.log.level, twistd=options.parent
-    )
+        for endpoint in endpoints
+    ]
+    for listener in listeners:
+        listener.setServiceParent(daemon)
+    observer = logs.observing(settings.log.format, settings.log.level, options.parent)
+    reload = Reload(settings, options.load, node, chat, listeners, observer)
+    reactor.callWhenRunning(Signals(reactor, reload).install)
+    return logs.start(daemon, observer)
+
+
+def _feed_watchdog() -> None:
+    systemd.notify("WATCHDOG=1")
+
+
+def _watchdog_seconds() -> float:
+    """Seconds within which the supervisor wants to hear that the daemon lives."""
+    seconds = systemd.watchdog_seconds()
+    if seconds is None:
+        return math.inf
+    if seconds < _SHORTEST_WATCHDOG:
+        Daemon.log.warn(
+            "WatchdogSec is {seconds} seconds, and must not be less than {shortest}",
+            seconds=seconds,
+            shortest=_SHORTEST_WATCHDOG,
+        )
+    return seconds
 
 
 def _service(endpoint: str, factory: Any, reactor: Any) -> Any:
     try:
+        certificates.read(endpoint)
         return strports.service(endpoint, factory, reactor)
     except (ValueError, LookupError, OSError) as error:  # such as no socket from systemd
         _leave(_BAD_CONFIG, f"{endpoint} cannot be listened on: {error}")
@@ -239,30 +315,41 @@ def _node(settings: Config, reactor: Any, descriptors: int) -> tuple[Node, objec
         if url.kind == "sqlite":
             config.create_state_directory(state)
         _check_schema(url)
-        store_claim = claim(url)
+        store_claim = _claimed(url)
     except ConfigError as error:
         _leave(_BAD_CONFIG, *error.mistakes)
     except schema.UpgradeRefused as error:
         _leave(_BAD_CONFIG, str(error))
     except Claimed as error:
         _leave(_UNAVAILABLE, str(error))
-    kind = dialect(url)
-    site_key = config.jwt_key(settings.jwt)
-    jwt = settings.jwt
     node = Node(
         reactor,
         time.time,
-        kind,
+        dialect(url),
         settings.store.connections,
         settings.accounts,
         settings.limits,
         settings.heartbeat,
-        SiteTokens(jwt.algorithm, site_key, jwt.claim, jwt.audience, jwt.issuer)
-        if site_key
-        else None,
+        site_tokens(settings.jwt),
         descriptors,
     )
     return node, store_claim
+
+
+def _claimed(url: config.StoreURL) -> object:
+    try:
+        return claim(url)
+    except _errors(url) as error:
+        _leave(_UNAVAILABLE, _unusable(url, error))
+
+
+def _errors(url: config.StoreURL) -> tuple[type[Exception], ...]:
+    return (*dialect(url).errors, OSError)
+
+
+def _unusable(url: config.StoreURL, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"the database {url} cannot be used: {reason}"
 
 
 def _check_schema(url: config.StoreURL) -> None:
@@ -275,8 +362,8 @@ def _check_schema(url: config.StoreURL) -> None:
             schema.upgrade(url)
             return
         found = schema.revision(url) or "nothing"
-    except dialect(url).errors as error:
-        _leave(_UNAVAILABLE, f"the database {url!r} cannot be used: {error}")
+    except _errors(url) as error:
+        _leave(_UNAVAILABLE, _unusable(url, error))
     remedy = "run a newer chatd" if state is schema.State.NEWER else "run chatctl db upgrade"
     raise schema.UpgradeRefused(
         f"the schema is at {found}, this chatd knows {schema.head()}: {remedy}"

@@ -29,6 +29,7 @@ from chatd.frontends.tcp import LineFactory
 from chatd.frontends.web import WebFactory
 from chatd.frontends.websocket import ChatFactory
 from chatd.heartbeat import BEATS, Heartbeat
+from chatd.metrics import Metrics
 from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
@@ -343,10 +344,11 @@ class NodeCase(TestCase):
         weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         self.node.passwords = Passwords(clock, lambda: self.node.limits.passwords_at_once, weak)
         self.dispatcher = Dispatcher(self.node)
-        self.heartbeat = Heartbeat(self.node, lambda: None)
+        self.metrics = Metrics(self.node)
+        self.heartbeat = Heartbeat(self.node, lambda: None, self.metrics.lagged)
         self.lines_factory = LineFactory(self.node, self.dispatcher)
         chat = ChatFactory(clock, self.node, self.dispatcher, self.origins, self.compression)
-        site = make_site(self.node, self.dispatcher)
+        site = make_site(self.node, self.dispatcher, self.metrics.text)
         self.web = WebFactory(self.node, chat.buildProtocol, site.buildProtocol)
         self.node.start()
         self.addCleanup(self._close, self.node)

@@ -33,8 +33,8 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 TWISTD = (str(PROGRAMS / "twistd"), "--nodaemon", "--pidfile=", "chatd")
 TELNET_ESCAPE = b"\x1d"
 
-# twistd, its work done, ends by the signal that asked it to; systemd takes that for success.
-ENDED = -signal.SIGTERM
+ENDED = 0  # as it was asked to, all done
+FORCED = 1  # with something left undone
 
 _NOT_OURS = re.compile("CHATD_.*|STATE_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*")
 _WEBSOCKET = r"WebSocket  wss?://127\.0\.0\.1:(\d+)/ws"
@@ -159,21 +159,26 @@ class Daemon:
     """`twistd chatd`, started with these options; `state` is its directory.
 
     It listens on free ports of the loopback interface unless the options name endpoints.
+    Subclasses may have another command, standard input and descriptors to hand on.
     """
 
     through: tuple[str, ...] = ()  # the command that starts it
+    program: Sequence[str] = TWISTD
+    input = subprocess.DEVNULL
+    handed: Sequence[int] = ()
 
     def __init__(self, state: str | Path, *options: str, **variables: str) -> None:
         self.state = Path(state)
         named = {option for option in options if option in ("--http", "--tcp")}
         listen = [word for o in ("--http", "--tcp") if o not in named for word in (o, LOOPBACK)]
         self.process = subprocess.Popen(
-            [*self.through, *TWISTD, *listen, "--state", str(state), *options],
+            [*self.through, *self.program, *listen, "--state", str(state), *options],
             cwd=self.state.parent,
             env=environment(**variables),
-            stdin=subprocess.DEVNULL,
+            stdin=self.input,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=self.handed,
         )
         assert self.process.stdout is not None
         self.output = Output(os.dup(self.process.stdout.fileno()))
@@ -184,15 +189,19 @@ class Daemon:
         """What it has written so far."""
         return self.output.text
 
+    def find(self, pattern: str) -> str:
+        """The first group of the pattern in its log, as soon as there is one."""
+        return self.output.find(pattern)
+
     @property
     def web_port(self) -> int:
         """Where WebSocket and HTTP are served, as soon as they are."""
-        return int(self.output.find(_WEBSOCKET))
+        return int(self.find(_WEBSOCKET))
 
     @property
     def line_port(self) -> int:
         """Where lines over TCP are served, as soon as they are."""
-        return int(self.output.find(_LINES))
+        return int(self.find(_LINES))
 
     def stop(self) -> int:
         """Ends it as an operator would; its exit code."""

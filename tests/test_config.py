@@ -57,6 +57,28 @@ MISTAKES: list[tuple[str, Sequence[str]]] = [
     ("[listen]\ntcp = ['systemd:domain=IP:index=0']", ("listen.tcp", "domain=IP", "INET6 or UNIX")),
     ("[listen]\ntcp = ['systemd:domain=INET']", ("listen.tcp", "systemd:", "index and name")),
     ("[listen]\nproxy = 'yes'", ("listen.proxy", '"yes"', "true or false")),
+    ("[listen]\norigins = ['chat.example.org']", ("listen.origins", "no scheme", "https://")),
+    ("[listen]\norigins = ['null']", ("listen.origins", '"null"', "no scheme", '"*"')),
+    ("[listen]\norigins = ['https://x/']", ("listen.origins", '"https://x/"', "a browser sends")),
+    ("[listen]\norigins = ['https://x/app']", ("listen.origins", "a browser sends")),
+    ("[listen]\norigins = ['https://x?a']", ("listen.origins", "a browser sends")),
+    ("[listen]\norigins = ['https://u@x']", ("listen.origins", "a browser sends")),
+    ("[listen]\norigins = ['https://x:443']", ("listen.origins", "a browser sends")),
+    ("[listen]\norigins = ['https://Example.org']", ("listen.origins", "a browser sends")),
+    ("[listen]\norigins = ['https://例.org']", ("listen.origins", "in ASCII")),
+    ("[listen]\nhttp = []\ntcp = []", ("listen.http", "[]", "one address or more")),
+    (
+        "[limits]\ntext_chars = 8193",
+        ("limits.text_chars", "8193", "at most limits.line_bytes, 8192"),
+    ),
+    (
+        "[listen]\ntcp = []\n[limits]\ntext_chars = 8193\nframe_bytes = 8192",
+        ("limits.text_chars", "8193", "at most limits.frame_bytes, 8192"),
+    ),
+    (
+        "[listen]\ntcp = []\n[limits]\ntext_chars = 8193\nbody_bytes = 8192",
+        ("limits.text_chars", "8193", "at most limits.body_bytes, 8192"),
+    ),
     ("[store]\nconnections = 0", ("store.connections", "0", "an integer from 1 to 64")),
     ("[store]\nconnections = 65", ("store.connections", "65", "an integer from 1 to 64")),
     ("[store]\nconnections = true", ("store.connections", "true", "an integer from 1 to 64")),
@@ -421,6 +443,33 @@ class SafetyTests(ConfigTestCase):
             self.assertEqual((outer.public, outer.proxy), (inner.public, True))
             self.assertFalse(inner.proxy)
 
+    def test_same_address_twice(self) -> None:
+        """An address is listened on once, however it is written; a free port is any number."""
+        for texts in (
+            ("unix:/x",),
+            ("tcp:7:interface=127.0.0.1", "tcp:port=7:interface=127.0.0.1"),
+            ("tcp:7:interface=127.0.0.1", "haproxy:tcp:7:interface=127.0.0.1"),
+            ("systemd:domain=UNIX:index=0", "systemd:domain=UNIX:index=0"),
+            ("systemd:domain=UNIX:name=a", "haproxy:systemd:domain=UNIX:name=a"),
+        ):
+            self.assertEqual(self.safe(*texts), ["listen.tcp"], texts)
+        for texts in (
+            ("tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"),
+            ("tcp:7:interface=127.0.0.1", "tcp:8:interface=127.0.0.1"),
+            ("tcp:7:interface=127.0.0.1", "tcp:7:interface=127.0.0.2"),
+            ("systemd:domain=UNIX:index=0", "systemd:domain=UNIX:index=1"),
+        ):
+            self.assertEqual(self.safe(*texts), [], texts)
+        (twice,) = self.mistakes("", http=["unix:/x", "unix:/x"], tcp=[])
+        self.assertIn('listen.http (--http): found "unix:/x", an address that is', twice)
+
+    def test_origins(self) -> None:
+        """What browsers send as an origin is let in."""
+        said = ["*", "https://x.org", "http://x:8080", "https://x:80", "capacitor://localhost"]
+        origins = [*said, "http://[::1]:3000", "https://xn--fsqu00a.example", "app://obsidian.md"]
+        config = load(None, {"CHATD_LISTEN_ORIGINS": ",".join(origins)}, {})
+        self.assertEqual(config.listen.origins, tuple(origins))
+
     def test_private_is_free(self) -> None:
         """On an address that is not public, registration is open and text is plain."""
         for text in PRIVATE:
@@ -469,7 +518,7 @@ class SafetyTests(ConfigTestCase):
             url = f"mysql://chatd:{password}@host/db"
             expected = ["store.url"] if refused else []
             self.assertEqual(self.safe("tcp:7000", STORE_URL=url, **stated), expected, password)
-            self.assertEqual(self.safe("unix:/x", STORE_URL=url, **stated), [])
+            self.assertEqual(self.safe("unix:/y", STORE_URL=url, **stated), [])
 
 
 class JWTTests(ConfigTestCase):

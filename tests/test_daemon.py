@@ -18,6 +18,7 @@ from chatd.store import schema
 from chatd.store.connection import Connection
 from chatd.store.dialects import dialect
 from tests import mariadb
+from tests.certificate import self_signed
 from tests.daemon import (
     ENDED,
     LOOPBACK,
@@ -144,6 +145,37 @@ class StartTests(DaemonCase):
         self.assertEqual(code, UNAVAILABLE, told)
         self.assertIn("cannot be used", told)
         self.assertNotIn("gEheim", told)
+
+    def test_no_place_for_the_database(self) -> None:
+        """An SQLite file that cannot be is told in a sentence, with its path."""
+        garbage = self.directory / "garbage"
+        garbage.write_bytes(b"x" * 5000)
+        for path, reason in (
+            (garbage, "file is not a database"),
+            (self.directory, "unable to open database file"),
+            (garbage / "chat.db", "File exists"),
+            ("/proc/chat.db", "No such file or directory"),
+        ):
+            code, told = self.refused("--store", f"sqlite:///{path}")
+            self.assertEqual(code, UNAVAILABLE, told)
+            self.assertIn(f"chatd: the database {path} cannot be used: {reason}\n", told)
+            self.assertNotIn("Traceback", told)
+
+    def test_key_of_another_certificate(self) -> None:
+        """A key that is not the certificate's is a mistake, which the check finds, too."""
+        others = self.directory / "others"
+        others.mkdir()
+        certificate, _ = self_signed(self.directory)
+        _, key = self_signed(others)
+        endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+        code, told = self.refused("--tcp", endpoint, "--check")
+        self.assertEqual(code, BAD_CONFIG, told)
+        self.assertIn("do not match", told)
+        directory = f"tls:{others}:0:interface=127.0.0.1"
+        (others / "certificate.pem").unlink()
+        code, told = self.refused("--tcp", directory)
+        self.assertEqual(code, BAD_CONFIG, told)
+        self.assertIn("there is no certificate with its key", told)
 
 
 class Talker(threading.Thread):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+from twisted.internet.task import Clock
+
 from chatd.errors import LOGGED_OUT, LOGIN_TIMEOUT
-from chatd.heartbeat import BEATS
+from chatd.heartbeat import BEATS, Heartbeat
 from chatd.settings import Heartbeat as Pulse
 from chatd.settings import Limits
 from tests.bed import Frames, NodeCase
+
+_TINY = 1e-6  # seconds, so that a beat is not before its time by a rounding error
 
 
 class Beats(NodeCase):
@@ -123,6 +128,60 @@ class Beats(NodeCase):
     def tick_safely(self) -> None:
         for _ in range(BEATS):
             self.heartbeat._beat()
+
+    async def test_a_fault_of_one_session_harms_no_other(self) -> None:
+        """A session that cannot be visited is dropped; the others are visited and the housekeeping
+        is done."""
+        users = [await self.user(f"user{n}") for n in range(2 * BEATS)]
+
+        def fail(payload: bytes) -> None:
+            raise LookupError("no ping")
+
+        for session in self.node.hub.sessions:
+            if session.user is not None and session.user.name != "user7":
+                self.patch(session.link, "ping", fail)
+        before = self.node.tick
+        for _ in range(30):
+            self.tick_safely()
+        self.node.hub.flush()
+        self.assertEqual(self.node.tick, before + 30)
+        self.assertEqual([user.closed for user in users], [n != 7 for n in range(2 * BEATS)])
+        self.assertEqual(self.pings(users[7]), 1)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2 * BEATS - 1)
+
+    async def test_a_new_pulse_is_taken_up(self) -> None:
+        """Another interval holds from the next tick on."""
+        alice = await self.user("alice")
+        self.node.reload(self.limits, Pulse(interval=5, timeout=10))
+        self.tick(6)
+        self.assertEqual(self.pings(alice), 1)
+
+    def beats_late(self, *late: float, fed_within: float = math.inf) -> tuple[list[float], int]:
+        """The lags that were measured, and how often the watchdog was fed, of a heart whose
+        every beat finds the loop so late."""
+        clock: Any = Clock()
+        lags: list[float] = []
+        fed: list[None] = []
+        self.node.clock = clock
+        heart = Heartbeat(self.node, lambda: fed.append(None), lags.append, fed_within)
+        heart.start()
+        for seconds in late:
+            due = (math.floor(clock.seconds() * BEATS) + 1) / BEATS
+            clock.advance(due + seconds + _TINY - clock.seconds())
+        heart.stop()
+        self.node.clock = self.node.hub.clock  # which the end needs
+        return [round(lag, 4) for lag in lags], len(fed)
+
+    def test_lag(self) -> None:
+        """Each beat tells how late it comes, those left out are not waited for."""
+        late = [0.0, 0.04, 0.04, 0.0, 0.25, 0.0, 3.0, 0.02, 0.0]
+        self.assertEqual(self.beats_late(*late)[0], late)
+
+    def test_feeding(self) -> None:
+        """The watchdog is fed once a tick, or twice in the time that it allows."""
+        beats = [0.0] * 20
+        for seconds, count in ((math.inf, 2), (30, 2), (2, 2), (1, 4), (0.4, 10), (0.1, 20)):
+            self.assertEqual(self.beats_late(*beats, fed_within=seconds)[1], count, seconds)
 
     async def test_expired_tokens_are_forgotten(self) -> None:
         """The tables do not grow with tokens that nobody can use; nor do their sessions go on."""

@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 from chatd.logs import as_text
-from chatd.settings import store_url
+from chatd.settings import Limits, store_url
 from chatd.store import accounts, schema
 from chatd.store.connection import Connection
 from chatd.store.dialects import dialect
@@ -45,6 +45,8 @@ PREFIXES = ("* ", "+OK", "-ERR", "= ")
 
 class UserTests(CalmCase):
     """Mallory at a WebSocket, where any character can be sent; Bob at a terminal."""
+
+    limits = Limits(mistakes_per_minute=100_000)
 
     async def test_terminals(self) -> None:
         """Whatever Mallory puts wherever it fits, each entry is one line at Bob's terminal,

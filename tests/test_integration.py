@@ -50,7 +50,9 @@ class Conversation(_Case):
         path = self.directory / "notify"
         self.supervisor = self.enterContext(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self.supervisor.bind(str(path))
-        self.chatd = self.daemon("--store", self.url(), NOTIFY_SOCKET=str(path))
+        self.chatd = self.daemon(
+            "--store", self.url(), NOTIFY_SOCKET=str(path), WATCHDOG_USEC="30000000"
+        )
         return self.user("bob", self.chatd.web_port)
 
     def tom(self, command: str = "login") -> Terminal:

@@ -17,7 +17,9 @@ LAYERS = {
     "model": {"errors"},
     "settings": set[str](),
     "config": {"settings"},
+    "certificates": {"settings"},
     "logs": set[str](),
+    "signals": set[str](),
     "systemd": set[str](),
     "rates": {"settings"},
     "doors": {"errors", "settings"},
@@ -37,14 +39,16 @@ LAYERS = {
     "commands": {"errors", "model", "node", "registry", "store"},
     "dispatcher": {"errors", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
+    "metrics": {"node"},
+    "reload": {"auth", "certificates", "config", "logs", "node", "settings", "systemd"},
     "wire": {"commands", "dispatcher", "errors", "registry"},
     "frontends": {
         *("dispatcher", "doors", "errors", "node", "registry", "session", "store", "wire"),
     },
     "client": {"config", "errors", "model", "settings", "store"},
     "tap": {
-        *("auth", "config", "dispatcher", "frontends", "heartbeat", "logs", "node", "store"),
-        "systemd",
+        *("certificates", "config", "dispatcher", "frontends", "heartbeat", "logs", "metrics"),
+        *("node", "reload", "signals", "store", "systemd"),
     },
 }
 

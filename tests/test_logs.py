@@ -112,7 +112,7 @@ class ObserverTests(SynchronousTestCase):
 
     def test_level(self) -> None:
         """Events below the level are left out."""
-        log = Logger("test", observer=logs.observer("text", "warn", self.disk.write))
+        log = Logger("test", observer=logs.Observer("text", "warn", self.disk.write))
         log.info("no")
         log.warn("yes")
         log.critical("yes")
@@ -122,7 +122,7 @@ class ObserverTests(SynchronousTestCase):
 
     def test_full_disk(self) -> None:
         """Events that cannot be written are lost, counted, and reported when they can be again."""
-        log = Logger("test", observer=logs.observer("json", "info", self.disk.write))
+        log = Logger("test", observer=logs.Observer("json", "info", self.disk.write))
         self.disk.full = True
         log.info("one")
         log.info("two")
@@ -135,12 +135,12 @@ class ObserverTests(SynchronousTestCase):
         """A closed file is no reason to raise either."""
         stream = io.BytesIO()
         stream.close()
-        Logger("test", observer=logs.observer("text", "info", stream.write)).info("one")
+        Logger("test", observer=logs.Observer("text", "info", stream.write)).info("one")
 
     def test_error_logged_the_old_way(self) -> None:
         """`twisted.python.log.err` gives one line and one traceback."""
         publisher = legacy.LogPublisher(publishPublisher=LogPublisher())
-        publisher._publishPublisher.addObserver(logs.observer("text", "info", self.disk.write))
+        publisher._publishPublisher.addObserver(logs.Observer("text", "info", self.disk.write))
         publisher.msg(failure=failure("why"), why="Lost it.", isError=1, system="-")
         (record,) = self.disk.records
         self.assertEqual(record.count(b"Traceback"), 1)
@@ -154,7 +154,7 @@ class DescriptorTests(SynchronousTestCase):
         self.addCleanup(os.close, reader)
         self.addCleanup(os.close, writer)
         os.set_blocking(writer, False)
-        log = Logger("test", observer=logs.observer("text", "info", logs._Descriptor(writer)))
+        log = Logger("test", observer=logs.Observer("text", "info", logs._Descriptor(writer)))
         log.info("{text}", text="x" * 1_000_000)
         received = b""
         while not received.endswith(b"end\n"):
@@ -170,9 +170,7 @@ class StartTests(SynchronousTestCase):
         service = MultiService()
         application = Application("test")
         options = {"logger": None, "syslog": 0, "logfile": None, "nodaemon": 1, **twistd}
-        logs.start(service, format="text", level="info", twistd=options).setServiceParent(
-            application
-        )
+        logs.start(service, logs.observing("text", "info", options)).setServiceParent(application)
         return application.getComponent(ILogObserver)
 
     def test_component(self) -> None:
@@ -187,7 +185,7 @@ class StartTests(SynchronousTestCase):
     def test_without_twistd(self) -> None:
         """Another program's service is left alone."""
         service = Service()
-        self.assertIs(logs.start(service, format="text", level="info", twistd=None), service)
+        self.assertIs(logs.start(service, logs.observing("text", "info", None)), service)
 
 
 PLUGIN = """
@@ -224,9 +222,8 @@ class Noisy(Service):
 
 def makeService(options):
     log.info("made")
-    return logs.start(
-        Noisy(), format=options["format"], level=options["level"], twistd=options.parent
-    )
+    observer = logs.observing(options["format"], options["level"], options.parent)
+    return logs.start(Noisy(), observer)
 """
 
 

@@ -201,22 +201,19 @@ def _ending_with_us(command: Sequence[str]) -> list[str]:
 
 
 def _run_to_its_end(command: Sequence[str]) -> int:
-    """Run the daemon, pass on the first signal that asks for the end, and wait.
+    """Run the daemon, ask it to end when we are asked to, again if again, and wait.
 
-    The daemon is in a process group of its own, or a ^C would reach it twice.
+    The daemon is in a process group of its own, or a ^C would reach it twice. SIGHUP, of a
+    terminal that was closed, would have it read its configuration.
     """
-    asked: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not asked:
-            daemon.send_signal(number)
-        asked.append(number)
+        daemon.terminate()
 
     daemon = subprocess.Popen(_ending_with_us(command), process_group=0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
-    status = daemon.wait()
-    return 0 if asked else abs(status)
+    return abs(daemon.wait())
 
 
 def main() -> int:

@@ -1,8 +1,10 @@
-"""The front end for HTTP on twisted.web: `POST /api/v1/COMMAND`, `/healthz`, `/readyz`."""
+"""The front end for HTTP on twisted.web: `POST /api/v1/COMMAND`, `/healthz`, `/readyz`,
+`/metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import ipaddress
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 import msgspec
@@ -139,13 +141,16 @@ class Branch(NotFound):
 class Root(Branch):
     """The tree of resources."""
 
-    def __init__(self, api: Resource, health: Resource, ready: Resource) -> None:
+    def __init__(
+        self, api: Resource, health: Resource, ready: Resource, measures: Resource
+    ) -> None:
         super().__init__()
         v1 = Branch()
         v1.putChild(b"v1", api)
         self.putChild(b"api", v1)
         self.putChild(b"healthz", health)
         self.putChild(b"readyz", ready)
+        self.putChild(b"metrics", measures)
 
 
 class Health(_Json):
@@ -174,6 +179,29 @@ class Ready(_Json):
             raise Refused("unavailable", "The server stops.", 1.0)
         await self._node.store.check()
         return self.answer(request, b'{"ok":true}\n')
+
+
+class Measures(NotFound):
+    """What is measured, for a collector on this machine; to others nothing is here."""
+
+    def __init__(self, text: Callable[[], bytes]) -> None:
+        super().__init__()
+        self._text = text
+
+    def render(self, request: server.Request) -> bytes:
+        if request.method not in (b"GET", b"HEAD") or not is_near(request.getClientAddress()):
+            return super().render(request)
+        request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+        return self._text()
+
+
+def is_near(address: Any) -> bool:
+    """Whether a peer is on this machine; one on a Unix socket is."""
+    host = getattr(address, "host", None)
+    if host is None:
+        return True
+    found = ipaddress.ip_address(host)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 class Api(_Json):
@@ -233,10 +261,10 @@ def _write(request: server.Request, data: bytes) -> None:
     request.finish()
 
 
-def make_site(node: Node, dispatcher: Dispatcher) -> server.Site:
-    """The site of one node."""
+def make_site(node: Node, dispatcher: Dispatcher, measures: Callable[[], bytes]) -> server.Site:
+    """The site of one node; `measures` gives what `/metrics` shows."""
     site = server.Site(
-        Root(Api(node, dispatcher), Health(), Ready(node)),
+        Root(Api(node, dispatcher), Health(), Ready(node), Measures(measures)),
         requestFactory=LimitedRequest,
         reactor=node.clock,
     )

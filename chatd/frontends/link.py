@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.dispatcher import Dispatcher
-from chatd.node import Node
+from chatd.errors import SERVICE_RESTART
+from chatd.node import RESTARTS, Node
 from chatd.session import Link, Session, Wire
 
 _GOODBYE = 2.0  # seconds until a connection that does not close is dropped
@@ -53,6 +54,8 @@ class TransportLink(Protocol, Link):
         self.session = session
         self.node.hub.open(session)
         transport.registerProducer(self, True)
+        if self.node.stopping:  # it was accepted before the port closed
+            self.close(SERVICE_RESTART, RESTARTS)
         return session
 
     def consume(self, data: bytes) -> tuple[bytes, bool]:

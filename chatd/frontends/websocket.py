@@ -386,10 +386,16 @@ class ChatFactory(WebSocketServerFactory):
             {
                 "node": node,
                 "dispatcher": dispatcher,
-                "origins": origins,
                 "compression": compression,
                 "traffic": TrafficStats(),
-                "maxFramePayloadSize": node.limits.frame_bytes,
-                "maxMessagePayloadSize": node.limits.frame_bytes,
             },
         )
+        self._node = node
+        self.reload(origins)
+
+    def reload(self, origins: tuple[str, ...]) -> None:
+        """Takes over origins and the node's limits, for connections that are open, too."""
+        protocol: Any = self.protocol
+        protocol.origins = origins
+        protocol.maxFramePayloadSize = self._node.limits.frame_bytes
+        protocol.maxMessagePayloadSize = self._node.limits.frame_bytes

@@ -66,8 +66,8 @@ class Store:
 
     @property
     def usable(self) -> bool:
-        """Whether the database could be written to, when that was tried last."""
-        return self._writers.health.usable
+        """Whether the database could be used when that was tried last."""
+        return self._writers.health.usable and self._readers.health.usable
 
     def hurry(self) -> None:
         """From here on a database that is away is not waited for."""
