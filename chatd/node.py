@@ -50,6 +50,7 @@ class Node:
         limits: Limits,
         pulse: Heartbeat,
         site_tokens: SiteTokens | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -63,7 +64,7 @@ class Node:
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
-        self.passwords = Passwords(reactor)
+        self.passwords = passwords or Passwords(reactor)
         guesses = limits.passwords_per_minute
         many = guesses * 10  # of an address that many share, or an account from everywhere
         per_minute = {"guess": guesses, "address": many, "account": many, "new": many * 5}

@@ -307,6 +307,8 @@ class NodeCase(TestCase):
     def open(self) -> None:
         """Starts a node on the test's database."""
         clock: Any = reactor
+        # As safe as it is by default, a password would take longer than all else in a test.
+        weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         self.node = Node(
             clock,
             clock.seconds,
@@ -316,10 +318,8 @@ class NodeCase(TestCase):
             self.limits,
             self.pulse,
             self.site_tokens,
+            Passwords(clock, weak),
         )
-        # As safe as it is by default, a password would take longer than all else in a test.
-        weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        self.node.passwords = Passwords(clock, weak)
         self.dispatcher = Dispatcher(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None)
         self.lines_factory = LineFactory(self.node, self.dispatcher)
