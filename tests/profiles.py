@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 LONG = os.environ.get("CHATD_SEARCH") == "long"
 
@@ -15,6 +15,7 @@ def machine() -> settings:
         print_blob=True,
         max_examples=int(os.environ.get("N", "60")),
         stateful_step_count=50,
+        **({'phases': (Phase.generate,)} if 'NOSHRINK' in os.environ else {}),
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )

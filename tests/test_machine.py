@@ -58,6 +58,7 @@ LIMITS = Limits(
     outbound_bytes=2048,
     requests_under_way=8,
     mistakes_per_minute=1_000_000,
+    login_seconds=3600,
 )
 PULSE = Pulse(interval=3, timeout=2)
 ENTRIES = ("message", "created", "joined", "left", "dissolved")
@@ -324,6 +325,24 @@ addresses = st.sampled_from(ADDRESSES)
 runs = st.sampled_from(("all", "all", "job", "turn", "no"))
 
 
+# What may happen between two who talk: (machine, who speaks, who listens, to what address).
+MICRO: dict[str, Callable[[Chat, Client, Client, str], object]] = {
+    "say": lambda chat, one, other, to: chat._say(one, to, "", 0),
+    "say much": lambda chat, one, other, to: chat._say(one, to, "", 3000),
+    "submit": lambda chat, one, other, to: chat._submit(one, to),
+    "store": lambda chat, one, other, to: chat._submit(one, to) or chat._job(0),
+    "write": lambda chat, one, other, to: chat._job(0),
+    "read": lambda chat, one, other, to: chat._job(1),
+    "read another": lambda chat, one, other, to: chat._job(3),
+    "turn": lambda chat, one, other, to: chat.loop.turn(),
+    "take some": lambda chat, one, other, to: other.peer.read(2000),
+    "take all": lambda chat, one, other, to: other.peer.read(),
+    "answer": lambda chat, one, other, to: other.peer.pong(),
+    "ask": lambda chat, one, other, to: other.ask("whoami", lambda reply: None),
+    "all": lambda chat, one, other, to: chat._all(),
+}
+
+
 class Chat(RuleBasedStateMachine):
     """A node with its clients."""
 
@@ -419,10 +438,11 @@ class Chat(RuleBasedStateMachine):
 
     def _job(self, number: int) -> None:
         """A thread does its next work: the writer's in order, the readers' in any."""
-        jobs = self.writing if number % 2 == 0 and self.writing else self.reading
+        jobs = self.reading if number % 2 else self.writing
+        jobs = jobs or self.reading or self.writing
         if not jobs:
             return
-        place = 0 if jobs is self.writing else number % min(3, len(jobs))
+        place = 0 if jobs is self.writing else number // 2 % min(3, len(jobs))
         job = jobs[place]
         del jobs[place]
         job()
@@ -475,6 +495,12 @@ class Chat(RuleBasedStateMachine):
             self.log_in(number, USERS[number % 3], replay or number < 2, ack and number > 2, "all")
             (self.join if number else self.create)(number, "#one", "all")
 
+    def _submit(self, client: Client, to: str) -> None:
+        """Says something that then waits for the writer."""
+        self._say(client, to, "", 0)
+        self.loop.turn()
+        self.loop.turn()
+
     def _client(self, number: int) -> Client | None:
         live = [client for client in self.clients if client.peer.open and not client.ends]
         return live[number % len(live)] if live else None
@@ -488,8 +514,11 @@ class Chat(RuleBasedStateMachine):
     def log_in(self, number: int, user: str, replay: bool, ack: bool, run: str) -> None:
         """A client logs in; as another than before after a logout."""
         client = self._client(number)
-        if client is None:
-            return
+        if client is not None:
+            self._log_in(client, user, replay, ack)
+            self._run(run)
+
+    def _log_in(self, client: Client, user: str, replay: bool, ack: bool) -> None:
         if client.next is not None:
             self._log_out(client)
         span = client.next = Span(user, replay, ack)
@@ -512,7 +541,6 @@ class Chat(RuleBasedStateMachine):
 
         command = "login" if known else "register"
         client.ask(command, check, name=user, password="secret", **options)
-        self._run(run)
 
     def _log_out(self, client: Client) -> None:
         def check(reply: dict[str, Any]) -> None:
@@ -775,6 +803,41 @@ class Chat(RuleBasedStateMachine):
 
         client.ask("sync", check, since=since)
         self._run(run)
+
+    @rule(
+        speaker=clients,
+        listener=clients,
+        direct=st.booleans(),
+        slow=st.booleans(),
+        user=st.sampled_from((None, *USERS)),
+        first=st.integers(0, 10),
+        steps=st.lists(st.sampled_from(tuple(MICRO)), min_size=4, max_size=20),
+    )
+    def weave(
+        self,
+        speaker: int,
+        listener: int,
+        direct: bool,
+        slow: bool,
+        user: str | None,
+        first: int,
+        steps: list[str],
+    ) -> None:
+        """One speaks, another comes or reads slowly, and the server does this and that between."""
+        one, other = self._user(speaker), self._user(listener)
+        if one is None or other is None or one is other:
+            return
+        other.lazy = other.lazy or slow
+        other.prompt = other.prompt and not slow
+        if user is not None:
+            self._log_in(other, user, True, False)
+        assert other.next is not None
+        to = f"@{other.next.user}" if direct else GROUPS[0]
+        for _ in range(first):
+            self._run("job")
+        for step in steps:
+            MICRO[step](self, one, other, to)
+            self._listen()
 
     # -- the server's own time
 
