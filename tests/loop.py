@@ -95,28 +95,49 @@ class Loop(_DisconnectSelectableMixin, ReactorBase):  # type: ignore[misc]
 
 
 class Threads:
-    """In the place of a thread pool: the work waits in `jobs`, which several may share."""
+    """In the place of a thread pool: work begins when told to, and what came of it is told to the
+    reactor when told to; between the two a thread may be stopped for as long as one likes."""
 
-    def __init__(self, jobs: deque[Callable[[], None]]) -> None:
-        self._jobs = jobs
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._waiting: deque[Callable[[], Callable[[], None]]] = deque()
+        self._done: deque[Callable[[], None]] = deque()
 
     def start(self) -> None:
-        pass
+        """As a pool has it."""
 
     def stop(self) -> None:
-        pass
+        """What waits is never done."""
+        self._waiting.clear()
+        self._done.clear()
 
     def callInThreadWithCallback(
         self, told: Callable[[bool, Any], None], work: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> None:
-        def job() -> None:
+        def begin() -> Callable[[], None]:
             try:
                 outcome, good = work(*args, **kwargs), True
             except Exception:  # as in a thread
                 outcome, good = Failure(), False
-            told(good, outcome)
+            return lambda: told(good, outcome)
 
-        self._jobs.append(job)
+        self._waiting.append(begin)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do or to tell."""
+        return bool(self._waiting or self._done)
+
+    def work(self) -> None:
+        """A thread, if one is free, does what has waited longest."""
+        if self._waiting and len(self._done) < self._width:
+            self._done.append(self._waiting.popleft()())
+
+    def tell(self, number: int = 0) -> None:
+        """One of the threads that have done their work tells of it."""
+        if self._done:
+            self._done.rotate(-(number % len(self._done)))
+            self._done.popleft()()
 
 
 class Peer:
