@@ -22,12 +22,13 @@ from zope.interface import implementer
 
 from tests.bed import UPGRADE, masked
 
+_ADDRESS = ("192.0.2.7", 4711)
 _BUFFER = 4608  # bytes, the kernel's least: some messages fill it
 _TICK = 1e-6  # seconds; time moves with every look, so calls of one delay stay in order
 
 
 @implementer(IReactorFDSet)
-class Loop(_DisconnectSelectableMixin, ReactorBase):  # type: ignore[misc]
+class Loop(_DisconnectSelectableMixin, ReactorBase):
     """Twisted's reactor with time standing still and sockets looked at once a turn."""
 
     def __init__(self) -> None:
@@ -128,6 +129,11 @@ class Threads:
         """Whether there is something to do or to tell."""
         return bool(self._waiting or self._done)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._waiting)
+
     def work(self) -> None:
         """A thread, if one is free, does what has waited longest."""
         if self._waiting and len(self._done) < self._width:
@@ -149,9 +155,10 @@ class Peer:
         self._socket.setblocking(False)
         theirs.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        self.transport = tcp.Server(theirs, protocol, ("192.0.2.7", 4711), None, 0, loop)  # type: ignore[arg-type]
-        self.transport.bufferSize = _BUFFER
-        self.transport.setTcpNoDelay = lambda on: None  # a Unix socket has none
+        transport: Any = tcp.Server(theirs, protocol, _ADDRESS, None, 0, loop)  # type: ignore[arg-type]
+        transport.setTcpNoDelay = lambda on: None  # a Unix socket has none
+        transport.bufferSize = _BUFFER
+        self.transport = transport
         self.open = True
         self.closed_by_server = False
         self.pings: list[bytes] = []
