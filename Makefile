@@ -20,10 +20,11 @@ INSTALL := $(BIN)/python -m pip install -qq --config-settings editable_mode=comp
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-# Every test runs under both runners, but for those that wait for processes of their own.
+# Every test runs under both runners, but for those that wait for processes of their own, and
+# for the long search, which knows no runner.
 MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 TRIAL_ALONE := tests.test_integration
-PYTEST_ALONE := tests.test_chatctl tests.test_daemon tests.test_packaging
+PYTEST_ALONE := tests.test_chatctl tests.test_daemon tests.test_machine tests.test_packaging
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \

@@ -839,19 +839,33 @@ class Chat(RuleBasedStateMachine):
         speaker=clients,
         listener=clients,
         direct=st.booleans(),
-        first=st.integers(0, 6),
+        first=st.integers(1, 4),
         steps=weaves,
+        missed=st.integers(0, 2),
         user=users,
     )
     def arrive(
-        self, speaker: int, listener: int, direct: bool, first: int, steps: list[str], user: str
+        self,
+        speaker: int,
+        listener: int,
+        direct: bool,
+        missed: int,
+        first: int,
+        steps: list[str],
+        user: str,
     ) -> None:
         """One speaks, another logs in, and the server does this and that between."""
         one, other = self._user(speaker), self._client(listener)
         if one is None or other is None or one is other:
             return
+        to = f"@{user}" if direct else GROUPS[0]
+        if other.next is not None:
+            self._log_out(other)
+        for _ in range(missed):
+            self._say(one, to, "", 0)
+        self._all()
         self._log_in(other, user, True, False)
-        self._weave(one, other, f"@{user}" if direct else GROUPS[0], first, steps)
+        self._weave(one, other, to, first, steps)
 
     @rule(
         speaker=clients,
