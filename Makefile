@@ -20,6 +20,12 @@ INSTALL := $(BIN)/python -m pip install -qq --config-settings editable_mode=comp
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
+# Every test runs under both runners, but for those that wait for processes of their own, and
+# for the long search, which knows no runner.
+MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
+TRIAL_ALONE := tests.test_integration
+PYTEST_ALONE := tests.test_chatctl tests.test_daemon tests.test_machine tests.test_packaging
+
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -39,9 +45,9 @@ test: $(VENV)/installed-test ## all checks and tests
 	@mkdir -p $(RUN)
 	@# Both runners at once, for two cores; each tells the whole of what it found.
 	@# (A shell lets its background jobs ignore interrupts, and tests send some.)
-	@env --default-signal=INT python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial tests \
-		> $(RUN)/trial.log 2>&1 & trial=$$!; \
-	python -m pytest --quiet; pytest=$$?; \
+	@env --default-signal=INT python -m twisted.trial --reporter=text --temp-directory=$(RUN)/trial \
+		$(filter-out $(PYTEST_ALONE),$(MODULES)) > $(RUN)/trial.log 2>&1 & trial=$$!; \
+	python -m pytest --quiet $(TRIAL_ALONE:tests.%=--ignore=tests/%.py); pytest=$$?; \
 	wait $$trial; trial=$$?; \
 	echo "python -m twisted.trial tests"; tail -n 100 $(RUN)/trial.log; \
 	exit $$((pytest | trial))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import random
 from typing import Any
 
+import argon2
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -56,6 +57,7 @@ class Node:
         pulse: Heartbeat,
         site_tokens: SiteTokens | None = None,
         descriptors: int = sys.maxsize,
+        hasher: argon2.PasswordHasher | None = None,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -70,7 +72,7 @@ class Node:
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
-        self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once)
+        self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once, hasher)
         self.guesses = Throttle(self._tries_per_minute, now)
         self.doors = Doors(descriptors)
         self.rates = Rates(limits)

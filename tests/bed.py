@@ -22,7 +22,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from chatd.auth import Passwords, SiteTokens
+from chatd.auth import SiteTokens
 from chatd.dispatcher import Dispatcher
 from chatd.frontends.http import make_site
 from chatd.frontends.tcp import LineFactory
@@ -330,6 +330,8 @@ class NodeCase(TestCase):
     def open(self) -> None:
         """Starts a node on the test's database."""
         clock: Any = reactor
+        # As safe as it is by default, a password would take longer than all else in a test.
+        weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         self.node = Node(
             clock,
             clock.seconds,
@@ -339,10 +341,8 @@ class NodeCase(TestCase):
             self.limits,
             self.pulse,
             self.site_tokens,
+            hasher=weak,
         )
-        # As safe as it is by default, a password would take longer than all else in a test.
-        weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        self.node.passwords = Passwords(clock, lambda: self.node.limits.passwords_at_once, weak)
         self.dispatcher = Dispatcher(self.node)
         self.metrics = Metrics(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None, self.metrics.lagged)

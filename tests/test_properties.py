@@ -6,8 +6,9 @@ import json
 import re
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatd.commands.messages import Page
@@ -20,18 +21,18 @@ from chatd.wire import text as text_wire
 from chatd.wire.json import JsonWire
 from chatd.wire.text import TextWire, visible
 from tests.bed import UPGRADE, CalmCase, Client, Frames, Lines, masked
+from tests.profiles import search
 
-# The same examples on every machine and run; what fails is printed so that it can be repeated.
-FIXED = settings(derandomize=True, database=None, deadline=None, print_blob=True)
-MANY = settings(FIXED, max_examples=500)
-SOME = settings(FIXED, max_examples=200)
+MANY = search(500)
+SOME = search(200)
 
 NO_MARK = b"\xff\xfc\x06\xff\xfd\x00"  # telnet's timing mark is answered so
 PING = b'{"cmd":"ping","id":"still there"}'
 CONTROLS = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # of which no text has any
 UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+characters = st.characters(exclude_categories=["Cs"])
+texts = st.text(characters, max_size=40)
 dirty = st.text(
     st.sampled_from("\\\n\r\t\x00\x08\x1b\x7f\x85\x9b\u2028\u202e\u2066 \"'nrxu0123abé刘😀"),
     max_size=20,
@@ -61,8 +62,46 @@ held = st.recursive(  # what a result can hold
     max_leaves=6,
 )
 
+
+def fitting(kind: inspect.Type) -> st.SearchStrategy[Any]:
+    """Values of a parameter's type, within its bounds."""
+    if isinstance(kind, inspect.Metadata):
+        return fitting(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return st.one_of(*map(fitting, kind.types))
+    if isinstance(kind, inspect.DictType):
+        return st.dictionaries(fitting(kind.key_type), fitting(kind.value_type), max_size=3)
+    if isinstance(kind, inspect.IntType):
+        return st.integers(kind.ge, kind.le)
+    if isinstance(kind, inspect.StrType):
+        least, most = kind.min_length or 0, kind.max_length or 80
+        if kind.pattern is None:
+            return st.text(characters, min_size=least, max_size=most)
+        return st.from_regex(kind.pattern, alphabet=characters).filter(
+            lambda text: least <= len(text) <= most
+        )
+    return {inspect.BoolType: st.booleans(), inspect.NoneType: st.none()}[type(kind)]
+
+
+FITTING = {
+    (command.name, parameter.name): fitting(inspect.type_info(parameter.type))
+    for command in COMMANDS.values()
+    for parameter in command.parameters
+}
+
 # Registering or logging in takes a thread, and what it does outlives an example.
 names = st.sampled_from(sorted(COMMANDS.keys() - {"register", "login"}))
+
+
+@st.composite
+def fitting_requests(draw: st.DrawFn) -> dict[str, Any]:
+    """A request of any command with all that it needs, in the right shapes."""
+    command = COMMANDS[draw(st.sampled_from(sorted(COMMANDS)))]
+    request: dict[str, Any] = {"cmd": command.name, "id": draw(st.integers(0, 9))}
+    for parameter in command.parameters:
+        if parameter.required or draw(st.booleans()):
+            request[parameter.name] = draw(FITTING[command.name, parameter.name])
+    return request
 
 
 @st.composite
@@ -71,7 +110,9 @@ def requests(draw: st.DrawFn, commands: st.SearchStrategy[str] = names) -> dict[
     name = draw(commands)
     fields = [p.name for p in COMMANDS[name].parameters]
     request: dict[str, Any] = {"cmd": name, "id": draw(st.one_of(st.integers(0, 9), values))}
-    request |= {field: draw(values) for field in fields if draw(st.booleans())}
+    for field in fields:
+        if draw(st.booleans()):
+            request[field] = draw(st.one_of(FITTING[name, field], values))
     if draw(st.integers(0, 4)) == 0:
         request[draw(anything)] = draw(values)
     if draw(st.integers(0, 4)) == 0:
@@ -149,8 +190,15 @@ frames = st.builds(
     st.sampled_from([0, 0, 0, 0, 0, 4]),
     st.binary(min_size=4, max_size=4),
 )
+headers = st.builds(  # any opcode and bits, any size in any form, masked or not
+    lambda first, second, rest: bytes((first, second)) + rest,
+    st.integers(0, 255),
+    st.sampled_from([0, 1, 125, 126, 127, 128, 129, 253, 254, 255]),
+    st.one_of(st.binary(max_size=14), st.sampled_from([b"\0" * 14, b"\xff" * 14, b"\x80" * 14])),
+)
 frame_bytes = st.one_of(
     st.binary(max_size=80),
+    st.lists(st.one_of(frames, headers), min_size=1, max_size=4).map(b"".join),
     mutated(st.lists(frames, min_size=1, max_size=4).map(b"".join)),
     st.lists(frames, max_size=6).map(b"".join),
 )
@@ -190,6 +238,17 @@ class Requests(SynchronousTestCase):
     def test_json(self, data: bytes) -> None:
         """Any bytes are a request, or malformed with a sentence that can be shown."""
         self._check(json_wire.decode(data))
+
+    @MANY
+    @given(fitting_requests())
+    def test_fitting(self, request: dict[str, Any]) -> None:
+        """A command with what it needs, in the right shapes, is a request for just that."""
+        decoded = json_wire.decode(encoded(request))
+        self.assertNotIsInstance(decoded, Malformed)
+        self.assertEqual(type(decoded), COMMANDS[request["cmd"]].request)
+        for name, value in request.items():
+            if name != "cmd":
+                self.assertEqual(getattr(decoded, name), value)
 
     @MANY
     @given(st.one_of(st.text(), anything, jsons.map(lambda data: data.decode(errors="replace"))))
@@ -381,7 +440,8 @@ class FrontEnds(CalmCase):
         the close for that; else the session goes on."""
         client = self.frames()
         for payload in payloads:
-            client.frame(payload)
+            if not client.closed:
+                client.frame(payload)
         self.node.hub.flush()
         self._frames_answer(client)
         broken = [payload for payload in payloads if len(payload) > 512 or not _is_text(payload)]
