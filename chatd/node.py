@@ -97,7 +97,8 @@ class Node:
                 break
         for session in list(self.hub.sessions):
             session.link.abort()
-        self.cursors.save()
+        if self.store.usable:
+            self.cursors.save()
         await self.store.stop()
         self.passwords.stop()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from random import uniform
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -12,23 +13,28 @@ from twisted.python.failure import Failure
 
 from chatd.errors import Refused, Unavailable
 from chatd.store.connection import Connection
-from chatd.store.pool import Pool
+from chatd.store.pool import LATE, PATIENCE, Broken, Pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _Waiting = tuple[Item, Deferred[Result], float]  # since when, in seconds
 
-_PATIENCE = 5.0  # seconds that an item waits for a database that cannot be used
 MOST_WAITING = 20_000  # items; a second of the highest load measured
+_PAUSES = (0.02, 0.5)  # seconds, the first and the longest, until a failed batch is tried again
 
 
 class Batcher(Generic[Item, Result]):
     """One batch at a time goes to the database.
 
     `work(connection, items)` runs in a thread of the pool, never twice at once, and returns
-    one result, or `Refused`, for each item; it may be run again. `publish(pairs)` gets what
-    succeeded, in order, before those who wait are told, and `told()` comes after that.
+    one result, or `Refused`, for each item; it may be run again, and runs with no items when it
+    is to find out what became of a batch that failed. `publish(stored)` gets what succeeded, in
+    order, before those who wait are told: the item, its result, and whether it comes too late
+    to be told. `told()` comes after that.
+
+    While the database cannot be used, items wait and are tried again, each for `PATIENCE`
+    seconds; then it is refused with `Unavailable`. If it was under way, it may yet succeed.
     """
 
     _log = Logger()
@@ -38,7 +44,7 @@ class Batcher(Generic[Item, Result]):
         clock: IReactorTime,
         pool: Pool,
         work: Callable[[Connection, Sequence[Item]], Sequence[Result | Refused]],
-        publish: Callable[[list[tuple[Item, Result]]], None] = lambda pairs: None,
+        publish: Callable[[list[tuple[Item, Result, bool]]], None] = lambda stored: None,
         told: Callable[[], None] = lambda: None,
         size: Callable[[Item], int] = lambda item: 1,
         most: int = 500,
@@ -53,7 +59,11 @@ class Batcher(Generic[Item, Result]):
         self._most = most
         self._most_size = most_size
         self._waiting: list[_Waiting[Item, Result]] = []
+        self._under_way: list[_Waiting[Item, Result]] = []
         self._running = False
+        self._hurried = False
+        self._pause = _PAUSES[0]
+        self._alarm: Any = None
         self._idle: list[Deferred[None]] = []
         self._unpublished: list[Deferred[None]] = []
 
@@ -64,6 +74,8 @@ class Batcher(Generic[Item, Result]):
             raise Unavailable("The server cannot keep up with its database. Try again.")
         done: Deferred[Result] = Deferred()
         self._waiting.append((item, done, self._clock.seconds()))
+        if self._alarm is None:
+            self._alarm = self._clock.callLater(PATIENCE, self._ring)
         if not self._running:
             self._running = True
             self._clock.callLater(0, self._next)
@@ -87,11 +99,22 @@ class Batcher(Generic[Item, Result]):
             done.callback(None)
         return done
 
+    def hurry(self) -> None:
+        """From now on nothing is tried again."""
+        self._hurried = True
+        self._hush()
+
+    def _hush(self) -> None:
+        if self._hurried and not self._running and self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
     def _next(self) -> None:
         if self._waiting:
             self._begin()
             return
         self._running = False
+        self._hush()
         at_rest = self._unpublished + self._idle
         self._unpublished, self._idle = [], []
         for done in at_rest:
@@ -107,12 +130,18 @@ class Batcher(Generic[Item, Result]):
             if count and total > self._most_size:
                 break
             count += 1
-        batch = self._waiting[:count]
+        self._under_way = batch = self._waiting[:count]
         del self._waiting[:count]
         return batch
 
     async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
-        results = await self._results([item for item, _, _ in batch])
+        results, failed = await self._results([item for item, _, _ in batch])
+        self._under_way = []
+        if failed is not None:
+            self._tell(batch[: len(results)], results)
+            self._put_back(batch[len(results) :], failed)
+            return
+        self._pause = _PAUSES[0]
         # Who asks from here on may have seen what the next batch stores.
         unpublished, self._unpublished = self._unpublished, []
         more = bool(self._waiting)
@@ -124,16 +153,47 @@ class Batcher(Generic[Item, Result]):
         if not more:
             self._next()
 
+    def _put_back(self, rest: list[_Waiting[Item, Result]], failed: Unavailable) -> None:
+        """To be tried again after a pause, as far as somebody waits for it still; with nothing
+        left, too, since what failed may have been stored, and nobody has heard of it."""
+        self._waiting[:0] = [waiting for waiting in rest if not waiting[1].called]
+        if self._hurried:
+            self._refuse(self._waiting, failed)
+            self._waiting = []
+            self._next()
+            return
+        self._clock.callLater(self._pause * uniform(0.5, 1), self._begin)
+        self._pause = min(2 * self._pause, _PAUSES[1])
+
+    def _ring(self) -> None:
+        """Refuses those who have waited for too long."""
+        self._alarm = None
+        now = self._clock.seconds()
+        unanswered = [waiting for waiting in self._under_way if not waiting[1].called]
+        unanswered += self._waiting
+        late = [waiting for waiting in unanswered if waiting[2] + PATIENCE <= now]
+        self._waiting = [waiting for waiting in self._waiting if waiting[2] + PATIENCE > now]
+        if len(late) < len(unanswered):
+            oldest = unanswered[len(late)][2]
+            self._alarm = self._clock.callLater(oldest + PATIENCE - now, self._ring)
+        self._refuse(late, LATE)
+
+    def _refuse(self, batch: Sequence[_Waiting[Item, Result]], refused: Refused) -> None:
+        for _, done, _ in batch:
+            done.errback(Failure(refused))
+
     def _tell(
         self, batch: list[_Waiting[Item, Result]], results: Sequence[Result | Refused]
     ) -> None:
         stored = [
-            (item, result)
-            for (item, _, _), result in zip(batch, results, strict=True)
+            (item, result, done.called)
+            for (item, done, _), result in zip(batch, results, strict=True)
             if not isinstance(result, Refused)
         ]
         self._try(lambda: self._publish(stored))
         for (_, done, _), result in zip(batch, results, strict=True):
+            if done.called:
+                continue
             if isinstance(result, Refused):
                 done.errback(Failure(result))
             else:
@@ -146,26 +206,36 @@ class Batcher(Generic[Item, Result]):
         except Exception:  # a fault in telling must not take the answers with it
             self._log.failure("publishing failed")
 
-    async def _results(self, items: list[Item]) -> Sequence[Result | Refused]:
+    async def _results(
+        self, items: list[Item]
+    ) -> tuple[Sequence[Result | Refused], Unavailable | None]:
+        """The results of the first items, and why the others have none if they have none."""
         try:
-            return await self._pool.run(lambda connection: self._work(connection, items))
-        except Refused as refused:
-            self._refuse_patient(refused)
-            return [refused] * len(items)
+            return await self._pool.run(lambda connection: self._work(connection, items)), None
+        except Broken as broken:
+            return await self._one_by_one(items, broken)
+        except Unavailable as unavailable:
+            return [], unavailable
         except Exception:  # whatever the database raised: nobody else may suffer for one item
-            if len(items) > 1:
-                return [(await self._results([item]))[0] for item in items]
-            self._log.failure("the database refused an item")
-            return [Refused("internal", "The server could not store this.")]
+            if len(items) <= 1:
+                self._log.failure("the database refused an item")
+            return await self._one_by_one(items, _REFUSED)
 
-    def _refuse_patient(self, refused: Refused) -> None:
-        """The database could not be used: who has waited long is not to wait for it again."""
-        since = self._clock.seconds() - _PATIENCE
-        waiting = self._waiting
-        self._waiting = [item for item in waiting if item[2] > since]
-        for _, done, submitted in waiting:
-            if submitted <= since:
-                done.errback(Failure(refused))
+    async def _one_by_one(
+        self, items: list[Item], refused: Refused
+    ) -> tuple[Sequence[Result | Refused], Unavailable | None]:
+        if len(items) <= 1:
+            return [refused] * len(items), None
+        results: list[Result | Refused] = []
+        for item in items:
+            result, failed = await self._results([item])
+            if failed is not None:
+                return results, failed
+            results += result
+        return results, None
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("a batch was lost", failure)
+
+
+_REFUSED = Refused("internal", "The server could not store this.")

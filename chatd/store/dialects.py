@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 import pymysql
 from pymysql.constants import CLIENT, CR, ER
 
-BUSY_SECONDS = 5.0  # how long SQLite waits for another process's lock
+ANSWER_SECONDS = 4.0  # how long a database has to answer: less than its users' patience
+_LOCK_SECONDS = 2  # how long MySQL waits for another's lock; then the transaction runs again
 
 
 class StoreURL(Protocol):
@@ -39,9 +41,11 @@ class StoreURL(Protocol):
 class Dialect:
     """One database's ways. SQL is written with `?` and MySQL's meaning elsewhere.
 
-    `lost(error)`: the connection is dead. `contended(error)`: another transaction was in the
-    way, so running again may succeed. `duplicate(error)`: a unique key was violated.
-    `unusable(error)`: the database takes nothing for now, such as with a full disk.
+    `lost(error)`: the connection is dead. `stalled(error)`: by our own decision, for want of an
+    answer; `end(connection, ids)` ends what such connections may still do, and gives those that
+    still do it. `contended(error)`: another transaction was in the way, so running again may
+    succeed. `duplicate(error)`: a unique key was violated. `unusable(error)`: the database takes
+    nothing for now, such as with a full disk.
     """
 
     module: str
@@ -51,6 +55,8 @@ class Dialect:
     begin: str
     locking: str
     lost: Callable[[BaseException], bool]
+    stalled: Callable[[BaseException], bool]
+    end: Callable[[Any, set[int]], set[int]]
     contended: Callable[[BaseException], bool]
     duplicate: Callable[[BaseException], bool]
     unusable: Callable[[BaseException], bool]
@@ -78,7 +84,7 @@ def _sqlite_sql(text: str) -> str:
 def _sqlite_opened(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # acknowledged means on disk
-    connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    connection.execute(f"PRAGMA busy_timeout={int(ANSWER_SECONDS * 1000)}")
 
 
 def _sqlite_code(error: BaseException) -> int:
@@ -106,6 +112,8 @@ def sqlite(path: str) -> Dialect:
         begin="BEGIN IMMEDIATE",
         locking="",
         lost=lambda error: False,
+        stalled=lambda error: False,
+        end=lambda connection, ids: set(),
         contended=lambda error: _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
         duplicate=lambda error: getattr(error, "sqlite_errorcode", 0) in _SQLITE_DUPLICATE,
         unusable=lambda error: _sqlite_code(error) in _SQLITE_UNUSABLE,
@@ -155,6 +163,25 @@ def _mysql_lost(error: BaseException) -> bool:
     return isinstance(error, OSError | EOFError) or _mysql_code(error) in _LOST
 
 
+def _mysql_opened(connection: Any) -> None:
+    connection.cursor().execute(f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}")
+
+
+def _mysql_end(connection: Any, ids: set[int]) -> set[int]:
+    cursor = connection.cursor()
+    # Only ours: a restarted server may have given the number to somebody else.
+    cursor.execute(
+        "SELECT id FROM information_schema.processlist WHERE id IN %s AND db = DATABASE()"
+        " AND user = SUBSTRING_INDEX(USER(), '@', 1) AND id <> CONNECTION_ID()",
+        (tuple(ids),),
+    )
+    running = {row[0] for row in cursor.fetchall()}
+    for number in running:
+        with suppress(pymysql.MySQLError):  # it has ended meanwhile
+            cursor.execute("KILL CONNECTION %s", (number,))
+    return running
+
+
 class _Cursor(pymysql.cursors.Cursor):
     # A batch must stay one statement, or it would not be atomic; its size is bounded where
     # it is made, well below the server's max_allowed_packet (16 MiB by default).
@@ -174,19 +201,21 @@ def mysql(url: StoreURL) -> Dialect:
             "database": url.database,
             "charset": "utf8mb4",
             "autocommit": True,
-            "connect_timeout": 5,
-            "read_timeout": 5,
-            "write_timeout": 5,
+            "connect_timeout": ANSWER_SECONDS,
+            "read_timeout": ANSWER_SECONDS,
+            "write_timeout": ANSWER_SECONDS,
             "cursorclass": _Cursor,
             "client_flag": CLIENT.FOUND_ROWS,
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             **where,
         },
-        opened=lambda connection: None,
+        opened=_mysql_opened,
         sql=_mysql_sql,
         begin="START TRANSACTION",
         locking=" FOR UPDATE",
         lost=_mysql_lost,
+        stalled=lambda error: isinstance(error.__context__, TimeoutError),
+        end=_mysql_end,
         contended=lambda error: _mysql_code(error) in _CONTENDED,
         duplicate=lambda error: _mysql_code(error) == ER.DUP_ENTRY,
         unusable=lambda error: _mysql_code(error) in _UNUSABLE,

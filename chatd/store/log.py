@@ -100,8 +100,8 @@ class Log:
 
     `publish(pairs)` is called in the reactor's thread with the drafts that were stored now
     (not with repeats), in the order of their numbers within each room; `told()` when those
-    who wait for the batch have been told. What was stored by a batch that failed all the same
-    is published before the next one is.
+    who wait for the batch have been told. What was stored although it was refused, since the
+    database did not answer in time, is published when that is known.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Log:
             size=_most_bytes,
         )
         self.idle = self._batcher.idle
+        self.hurry = self._batcher.hurry
         self.published = self._batcher.published
 
     def append(self, draft: Draft) -> Deferred[Stored]:
@@ -150,9 +151,19 @@ class Log:
                 done.callback(Stored(outcome.seq, outcome.at, duplicate=True))
         return outcome
 
-    def _stored(self, pairs: list[tuple[Draft, Stored]]) -> None:
-        fresh = [(draft, stored.seq) for draft, stored in pairs if not stored.duplicate]
+    def _stored(self, batch: list[tuple[Draft, Stored, bool]]) -> None:
+        fresh = [
+            (_unheard(draft) if late else draft, stored.seq)
+            for draft, stored, late in batch
+            if not stored.duplicate
+        ]
         self._publish(fresh)
+
+
+def _unheard(draft: Draft) -> Draft:
+    """The draft, as the session that it came from gets it, too, since it was told nothing of
+    its place in the log."""
+    return msgspec.structs.replace(draft, origin=None)
 
 
 def _most_bytes(draft: Draft) -> int:
@@ -200,7 +211,7 @@ class Writer:
             return
         found = _repeats(connection, earlier)
         stored = [
-            (draft, place[1])
+            (_unheard(draft), place[1])
             for draft in earlier
             if (place := found.get(_identity(draft))) is not None and place[2] == draft.at
         ]

@@ -6,41 +6,103 @@ the first query after a drop would fail, or every one for ever.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from random import uniform
+from threading import Lock
 from typing import Any, TypeVar
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatd.errors import Unavailable
 from chatd.store.connection import Connection
-from chatd.store.dialects import Dialect
+from chatd.store.dialects import ANSWER_SECONDS, Dialect
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
+PATIENCE = 5.0  # seconds until somebody who waits for the database gets an answer
+_MOST_WAITING = 10_000
 _ATTEMPTS = 4  # at most: each deadlock costs one
+_PAUSES = (0.05, 1.0)  # seconds, the first and the longest, between attempts to connect
+_CALM = 0.5  # seconds without a failure after which the database can be used again
+_ENDING = 20  # looks whether an abandoned statement has ended,
+_ENDING_PAUSE = 0.05  # seconds apart
+_REFUSAL = "The database cannot be used now. Try again, with the same key."
 
 
-class Pool:
-    """A fixed number of threads, each with a connection of its own. `usable`: the last use of
-    the database was not refused by its state; a change of it is logged once."""
+class Broken(Unavailable):
+    """The work lost its connection again and again, while the database answers others."""
+
+
+class Health:
+    """Whether the database can be used, as the last attempts had it. Threads share it; each
+    change is logged once, in words that say what (`read` or `written`) is not possible."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, dialect: Dialect, size: int) -> None:
+    def __init__(self, use: str) -> None:
         self.usable = True
+        self._use = use
+        self._lock = Lock()
+        self._failed = 0.0
+        self._pause = _PAUSES[0]
+        self._refusal: Unavailable | None = None
+        self._retry = 0.0
+
+    def refusal(self) -> Unavailable | None:
+        """What to answer without an attempt, since one to connect has just failed."""
+        return self._refusal if time.monotonic() < self._retry else None
+
+    def failed(self, error: Exception, connecting: bool = False) -> Unavailable:
+        """Notes a failure; what to answer."""
+        refusal = Unavailable(_REFUSAL)
+        now = time.monotonic()
+        with self._lock:
+            changed, self.usable, self._failed = self.usable, False, now
+            if connecting and now >= self._retry:
+                self._retry = now + self._pause * uniform(0.5, 1)
+                self._pause = min(2 * self._pause, _PAUSES[1])
+                self._refusal = refusal
+        if changed:
+            self._log.warn("the database cannot be {use}: {error}", use=self._use, error=error)
+        return refusal
+
+    def succeeded(self) -> None:
+        """Notes a success. One amid failures, over a connection that still stands where no new
+        one can be made, changes nothing."""
+        if self.usable:
+            return
+        with self._lock:
+            self._pause = _PAUSES[0]
+            changed = not self.usable and time.monotonic() - self._failed >= _CALM
+            self.usable = self.usable or changed
+        if changed:
+            self._log.info("the database can be {use} again", use=self._use)
+
+
+class Pool:
+    """A fixed number of threads, each with a connection of its own; `use` is what for, `read`
+    or `written`."""
+
+    def __init__(self, reactor: Any, dialect: Dialect, size: int, use: str) -> None:
+        self.health = Health(use)
         self._dialect = dialect
         self._reactor = reactor
+        self._waiting = 0
+        self._abandoned: set[int] = set()
         self._pool = adbapi.ConnectionPool(
             dialect.module,
             cp_reactor=reactor,
             cp_min=size,
             cp_max=size,
             cp_noisy=False,
-            cp_openfun=dialect.opened,
+            cp_openfun=self._opened,
             **dialect.connect,
         )
 
@@ -54,21 +116,71 @@ class Pool:
 
     def run(self, work: Work[T]) -> Deferred[T]:
         """Runs `work(connection)` in a thread; it may run more than once, so it must be safe
-        to repeat. Fails with `Unavailable` when the database cannot be used."""
+        to repeat. Fails with `Unavailable` when the database cannot be used, with `Broken` when
+        it is the work that the database cannot bear."""
         return deferToThreadPool(self._reactor, self._pool.threadpool, self._attempt, work)
 
+    def run_soon(self, work: Work[T], writes: bool) -> Deferred[T]:
+        """The same, but fails with `Unavailable`, too, when there is no answer in time or too
+        many wait. What writes and has begun is waited for: the driver has timeouts."""
+        if self._waiting >= _MOST_WAITING:
+            return _failed(Unavailable("The server cannot keep up with its database. Try again."))
+        self._waiting += 1
+        begun: list[bool] = []
+        answer: Deferred[T] = Deferred()
+
+        def begin(connection: Connection) -> T:
+            if answer.called:
+                raise LATE  # nobody waits any more
+            begun.append(True)
+            return work(connection)
+
+        def give_up() -> None:
+            if not (writes and begun):
+                answer.errback(Failure(LATE))
+
+        timer = self._reactor.callLater(PATIENCE, give_up)
+
+        def done(outcome: T | Failure) -> None:
+            self._waiting -= 1
+            if timer.active():
+                timer.cancel()
+            if not answer.called:
+                answer.callback(outcome)
+
+        self.run(begin).addBoth(done)
+        return answer
+
+    def _opened(self, raw: Any) -> None:
+        try:
+            self._dialect.opened(raw)
+            self._end_abandoned(raw)
+        except BaseException:
+            raw.close()
+            raise
+
+    def _end_abandoned(self, raw: Any) -> None:
+        """Sees to it that no statement whose answer we gave up on is carried out later: what
+        comes after this must know whether it was."""
+        for _ in range(_ENDING):
+            abandoned = set(self._abandoned)
+            if not abandoned:
+                return
+            running = self._dialect.end(raw, abandoned)
+            self._abandoned -= abandoned - running
+            if running:
+                time.sleep(_ENDING_PAUSE)
+        raise OSError("a statement that was given up still runs")
+
     def _attempt(self, work: Work[T]) -> T:
-        attempts = _ATTEMPTS
+        attempts, end = _ATTEMPTS, time.monotonic() + ANSWER_SECONDS
         while True:
-            try:
-                raw = self._pool.connect()
-            except self._dialect.errors as error:
-                raise self._unavailable(error) from error
+            raw = self._connect()
             try:
                 result = work(Connection(raw, self._dialect))
             except self._dialect.errors as error:
                 if self._dialect.lost(error):
-                    self._pool.disconnect(raw)
+                    self._lose(raw, error)
                     attempts -= _ATTEMPTS // 2  # so a fresh one is tried once
                 elif self._dialect.contended(error):
                     attempts -= 1
@@ -76,19 +188,38 @@ class Pool:
                     attempts = 0
                 else:
                     raise
-                if attempts <= 0:
-                    raise self._unavailable(error) from error
+                if attempts <= 0 and self._dialect.lost(error) and self._answers():
+                    raise Broken(_REFUSAL) from error
+                if attempts <= 0 or time.monotonic() >= end:
+                    raise self.health.failed(error) from error
             else:
-                self._available()
+                self.health.succeeded()
                 return result
 
-    def _unavailable(self, error: Exception) -> Unavailable:
-        if self.usable:
-            self._log.warn("the database cannot be used: {error}", error=error)
-        self.usable = False
-        return Unavailable("The database cannot be used now. Try again, with the same key.")
+    def _answers(self) -> bool:
+        with suppress(*self._dialect.errors, Unavailable):
+            return Connection(self._connect(), self._dialect).one("SELECT 1") is not None
+        return False
 
-    def _available(self) -> None:
-        if not self.usable:
-            self._log.info("the database can be used again")
-        self.usable = True
+    def _connect(self) -> Any:
+        refusal = self.health.refusal()
+        if refusal is not None and self._pool.threadID() not in self._pool.connections:
+            raise refusal
+        try:
+            return self._pool.connect()
+        except self._dialect.errors as error:
+            raise self.health.failed(error, connecting=True) from error
+
+    def _lose(self, raw: Any, error: Exception) -> None:
+        if self._dialect.stalled(error):
+            self._abandoned.add(raw.thread_id())
+        self._pool.disconnect(raw)
+
+
+LATE = Unavailable("The database did not answer in time. Try again, with the same key.")
+
+
+def _failed(error: Exception) -> Deferred[Any]:
+    failed: Deferred[Any] = Deferred()
+    failed.errback(Failure(error))
+    return failed

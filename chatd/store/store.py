@@ -31,8 +31,8 @@ class Store:
         publish: Callable[[list[tuple[Draft, int]]], None],
         told: Callable[[], None],
     ) -> None:
-        self._writers = Pool(reactor, dialect, dialect.writers or connections)
-        self._readers = Pool(reactor, dialect, _READERS if dialect.writers else connections)
+        self._writers = Pool(reactor, dialect, dialect.writers or connections, "written")
+        self._readers = Pool(reactor, dialect, _READERS if dialect.writers else connections, "read")
         self._log = Log(reactor, self._writers, publish, told)
         self._logins: Batcher[accounts.Login, accounts.Account] = Batcher(
             reactor, self._writers, accounts.log_in, most=200
@@ -52,23 +52,31 @@ class Store:
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         """Runs `query(connection, …)`, which only reads."""
-        return self._readers.run(lambda connection: query(connection, *args, **kwargs))
+        return self._readers.run_soon(lambda db: query(db, *args, **kwargs), writes=False)
 
     def write(
         self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         """Runs `statement(connection, …)`, which may write and must be safe to run again."""
-        return self._writers.run(lambda connection: statement(connection, *args, **kwargs))
+        return self._writers.run_soon(lambda db: statement(db, *args, **kwargs), writes=True)
 
     async def check(self) -> None:
         """Raises `Unavailable` unless the database answers."""
         await self.read(lambda connection: connection.one("SELECT 1"))
 
+    @property
+    def usable(self) -> bool:
+        """Whether the database could be written to, when that was tried last."""
+        return self._writers.health.usable
+
     async def idle(self) -> None:
-        """Waits until all that was submitted is done."""
-        await self._log.idle()
-        await self._logins.idle()
-        await self._cursors.idle()
+        """Waits until all that was submitted is done; from here on a database that is away is
+        not waited for."""
+        batchers = (self._log, self._logins, self._cursors)
+        for batcher in batchers:
+            batcher.hurry()
+        for batcher in batchers:
+            await batcher.idle()
 
     async def stop(self) -> None:
         """Finishes what was submitted, then closes the connections."""
