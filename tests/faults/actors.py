@@ -206,6 +206,7 @@ class Client:
         self.name = name
         self.view = View(name)
         self.slowest = 0.0
+        self.slowest_request = ""
         self.drops = 0
         self.refusals: dict[str, int] = {}
         self.close_codes: list[int] = []
@@ -263,7 +264,7 @@ class Client:
         """A request; its reply. ConnectionError if the connection dies first."""
         started = time.monotonic()
         answer = await asyncio.wait_for(self._ask(command, **parameters), ANSWER_SECONDS)
-        self.slowest = max(self.slowest, time.monotonic() - started)
+        self._took(started, command)
         return answer
 
     async def join(self, group: str, make: bool = False) -> None:
@@ -426,14 +427,17 @@ class Client:
         if event.seq and event.to:
             room = room_of(event.sender, event.to)
             self._heard.events[room].append(event.seq)
-            self.view.saw(room, event.seq, event.text)
+            said = self._ledger.said.get(event.text)  # one string for all who get it
+            self.view.saw(room, event.seq, said.text if said else event.text)
+        elif event.event == "closing":
+            self.close_codes.append(event.code)
         elif event.event == "going-away":
             self.retry_hints.append(event.retry_after)
 
     def _said(self, answer: Frame) -> None:
         assert answer.reply is not None
         key, since, first = self._asked.pop(answer.reply)
-        self.slowest = max(self.slowest, time.monotonic() - since)
+        self._took(since, f"say to {self._addresses[key]}")
         if not answer.ok:
             self._refused(answer)
             loop = asyncio.get_running_loop()
@@ -445,6 +449,11 @@ class Client:
         self.view.saw(room, answer.seq, self._ledger.said[key].text)
         if first and not answer.duplicate:
             self._heard.acks[room].append(answer.seq)
+
+    def _took(self, since: float, what: str) -> None:
+        took = time.monotonic() - since
+        if took > self.slowest:
+            self.slowest, self.slowest_request = took, what
 
     def _refused(self, answer: Frame) -> None:
         self.refusals[answer.error] = self.refusals.get(answer.error, 0) + 1

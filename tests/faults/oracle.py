@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,13 +36,17 @@ def room_of(me: str, to: str) -> str:
     return to if to.startswith("#") else "@" + "+".join(sorted((me, to[1:])))
 
 
+def _seqs() -> array[int]:
+    return array("q")
+
+
 @dataclass(slots=True)
 class Heard:
     """What one session got, by room, in the order of arrival: seqs of events, and seqs that
     first tries were acknowledged with."""
 
-    events: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    acks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    events: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_seqs))
+    acks: dict[str, array[int]] = field(default_factory=lambda: defaultdict(_seqs))
 
 
 class View:
@@ -50,7 +55,7 @@ class View:
     def __init__(self, name: str) -> None:
         self.name = name
         self.sessions: list[Heard] = []
-        self.seen: dict[str, dict[int, str]] = defaultdict(dict)
+        self.seen: dict[str, list[str | None]] = defaultdict(list)  # by seq
         self.since: dict[str, int] = {}  # where the user joined: later entries must be seen
         self.contradictions: list[str] = []
 
@@ -61,9 +66,19 @@ class View:
 
     def saw(self, room: str, seq: int, text: str) -> None:
         """An entry arrived, or the acknowledgement of an own one."""
-        known = self.seen[room].setdefault(seq, text)
-        if known != text:
+        seen = self.seen[room]
+        if seq >= len(seen):
+            seen += [None] * (seq + 1 - len(seen))
+        known = seen[seq]
+        if known is None:
+            seen[seq] = text
+        elif known != text:
             self.contradictions.append(f"{self.name}: {room} {seq} is {known!r} and {text!r}")
+
+    def has(self, room: str, seq: int) -> bool:
+        """Whether the entry arrived."""
+        seen = self.seen[room]
+        return seq < len(seen) and seen[seq] is not None
 
 
 class Ledger:
@@ -168,12 +183,13 @@ def _judge_view(verdict: Verdict, view: View, logs: Mapping[str, Mapping[int, Ro
     for sentence in view.contradictions:
         verdict.reorder(sentence)
     for room, since in view.since.items():
-        seen = view.seen.get(room, {})
         for seq, row in logs.get(room, {}).items():
-            if seq > since and row.text and seq not in seen:
+            if seq > since and row.text and not view.has(room, seq):
                 verdict.lose(f"{view.name} never saw {room} {seq}")
     for room, seen in view.seen.items():
-        for seq, text in seen.items():
+        for seq, text in enumerate(seen):
+            if text is None:
+                continue
             stored = logs.get(room, {}).get(seq)
             if stored is None:
                 verdict.lose(f"{view.name} saw {room} {seq}, which is not stored")
@@ -183,7 +199,7 @@ def _judge_view(verdict: Verdict, view: View, logs: Mapping[str, Mapping[int, Ro
         for room, seqs in session.events.items():
             _judge_order(verdict, view.name, room, seqs, logs.get(room, {}))
         for room, seqs in session.acks.items():
-            if seqs != sorted(set(seqs)):
+            if any(seq <= before for before, seq in pairwise(seqs)):
                 verdict.reorder(f"{view.name}'s own in {room} are not stored in order")
 
 

@@ -92,12 +92,16 @@ class Probe:
         """Begins to ask."""
         self._task = self._stage.background(self._ask())
 
-    async def stop(self) -> float:
+    def stop(self) -> float:
         """The 99th percentile of the round trips (seconds), the harness's own lateness taken
         off."""
         if self._task is not None:
             self._task.cancel()
         late, trips = _percentile(self.own, 0.99), _percentile(self.trips, 0.99)
+        self._stage.note(
+            f"{len(self.trips)} round trips, p99 {trips * 1000:.1f} ms"
+            f" (the harness's own lateness {late * 1000:.1f} ms)"
+        )
         return max(0.0, trips - late)
 
     async def _ask(self) -> None:
