@@ -49,6 +49,44 @@ FAULTS = (
         dice=True,
     ),
     Fault(
+        2,
+        "sigterm",
+        "SIGTERM under full load",
+        "each client is told going-away with a hint of its own and closed with 1012; what was"
+        " stored was acknowledged; exit code 0 within 10 s",
+        crashes.stopped,
+    ),
+    Fault(
+        3,
+        "sigterm-twice",
+        "a second SIGTERM while clients that do not read hold up the first",
+        "exit code 1 within a second; nothing acknowledged is lost",
+        crashes.stopped_twice,
+    ),
+    Fault(
+        3,
+        "sighup",
+        "SIGHUP under load, each time with another limit in the file",
+        "the limit is another at once; nobody is dropped",
+        crashes.reloaded,
+    ),
+    Fault(
+        4,
+        "power-cut",
+        "kill -9 of the daemon and of mariadbd at one moment",
+        "everything acknowledged is there, once",
+        crashes.power_cut,
+        alone=True,
+    ),
+    Fault(
+        4,
+        "sqlite-copied",
+        "SQLite's file and WAL as they are at one moment amid writing, opened elsewhere",
+        "integrity_check is ok; everything acknowledged by then is in the copy",
+        crashes.copied,
+        alone=True,
+    ),
+    Fault(
         5,
         "mariadb-killed",
         "kill -9 of mariadbd under load, started again after up to seven seconds",
@@ -115,6 +153,13 @@ FAULTS = (
         mounts=True,
     ),
     Fault(
+        13,
+        "log-unwritable",
+        "the log goes to /dev/full",
+        "the daemon serves as ever",
+        crashes.unwritable_log,
+    ),
+    Fault(
         14,
         "sqlite-locked",
         "another process holds SQLite's lock for 3 s and for 10 s",
@@ -128,5 +173,12 @@ FAULTS = (
         "refused within 5 s, nobody is dropped, an idle client's round trips stay short; in"
         " service again within 3 s",
         databases.frozen,
+    ),
+    Fault(
+        64,
+        "watchdog",
+        "the daemon stands still (SIGSTOP) under a supervisor that then ends it (SIGABRT)",
+        "a busy daemon feeds the watchdog, a stopped one does not; nothing is lost",
+        crashes.watched,
     ),
 )
