@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.faults import crashes, databases
+from tests.faults import clients, crashes, databases
 from tests.faults.stage import Stage
 
 Play = Callable[[Stage], Awaitable[None]]
@@ -175,10 +175,98 @@ FAULTS = (
         databases.frozen,
     ),
     Fault(
+        22,
+        "networks",
+        "connections are reset, closed, cut amid a frame, stalled and throttled by a proxy",
+        "everything is stored once and seen by all in order",
+        clients.networks,
+    ),
+    Fault(
+        25,
+        "never-reads",
+        "clients that never read again, frames and lines",
+        "dropped by the heartbeat; the next login brings what they missed",
+        clients.never_reads,
+    ),
+    Fault(
+        26,
+        "slow-readers",
+        "many clients stop reading while their group goes on talking, then read again",
+        "a bounded buffer for each; others are answered as fast as before; each gets every"
+        " message in order",
+        clients.slow_readers,
+        alone=True,
+    ),
+    Fault(
+        27,
+        "half-open",
+        "the network of clients is gone without a FIN, a client's process is stopped, while"
+        " there is more to tell them",
+        "missed within interval and timeout; what was written comes again at the next login",
+        clients.half_open,
+    ),
+    Fault(
+        28,
+        "slow-handshakes",
+        "500 connections send the head of their request byte by byte",
+        "all are closed at the deadline, and their files with them",
+        clients.slow_handshakes,
+    ),
+    Fault(
+        36,
+        "ping-flood",
+        "pings and pongs without end, whose answers are not read",
+        "no more memory; others are answered as fast as before",
+        clients.ping_flood,
+    ),
+    Fault(
+        40,
+        "many-in-one",
+        "one request that would be thousands: an array, rooms to catch up with, entries",
+        "refused",
+        clients.many_in_one,
+    ),
+    Fault(
+        62,
+        "too-many-files",
+        "400 connections where the process may have 256 files open",
+        "who is connected is served; afterwards others are, too",
+        clients.too_many_files,
+    ),
+    Fault(
         64,
         "watchdog",
         "the daemon stands still (SIGSTOP) under a supervisor that then ends it (SIGABRT)",
         "a busy daemon feeds the watchdog, a stopped one does not; nothing is lost",
         crashes.watched,
+    ),
+    Fault(
+        66,
+        "duplicates",
+        "the same keys at the same moment over two connections of a user",
+        "one is stored, both have its number, one is told duplicate",
+        clients.duplicates,
+    ),
+    Fault(
+        68,
+        "storm",
+        "kill -9 of the daemon, and everybody comes back at once",
+        "all are back within 30 s, with all they said",
+        clients.storm,
+        alone=True,
+    ),
+    Fault(
+        71,
+        "tls",
+        "old versions of TLS, garbage, handshakes that do not go on",
+        "refused, or closed at the deadline",
+        clients.tls,
+    ),
+    Fault(
+        73,
+        "pasted",
+        "a person pastes a megabyte into a terminal, as lines and as one line",
+        "bounded memory; others are answered as fast as before",
+        clients.pasted,
     ),
 )
