@@ -8,6 +8,7 @@ import importlib
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import count
@@ -94,6 +95,30 @@ def throw(error: Exception) -> None:
     raise error
 
 
+def in_reactor(fired: Deferred[None]) -> None:
+    """Fires a Deferred from another thread."""
+    loop: Any = reactor
+    loop.callFromThread(fired.callback, None)
+
+
+class Held:
+    """Keeps the next statement of a kind from the database until `go` is called; `there` fires
+    when it waits."""
+
+    def __init__(self, wire: Wire, begin: str) -> None:
+        self.there: Deferred[None] = Deferred()
+        self._gate = threading.Event()
+        wire.before = once(begin, self._hold)
+
+    def _hold(self) -> None:
+        in_reactor(self.there)
+        if not self._gate.wait(20):
+            raise RuntimeError("nobody let the statement go")
+
+    def go(self) -> None:
+        self._gate.set()
+
+
 class StoreCase(TestCase):
     """A test with a migrated, empty database; `db` is a connection to it for the test itself."""
 
@@ -133,6 +158,10 @@ class StoreCase(TestCase):
 
     def plan(self, sql: str, params: Sequence[Any]) -> str:
         """How the database goes about a query."""
+        raise NotImplementedError
+
+    def unusable(self) -> Exception:
+        """The driver's error that the database takes nothing for now."""
         raise NotImplementedError
 
     def effort(self, work: Callable[[], Any]) -> int:
@@ -304,6 +333,11 @@ class SQLiteCase(StoreCase):
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         return error
 
+    def unusable(self) -> Exception:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        return error
+
     def effort(self, work: Callable[[], Any]) -> int:
         steps = count()
         raw: sqlite3.Connection = self.db._raw
@@ -368,6 +402,9 @@ class MariaDBCase(StoreCase):
 
     def contended(self) -> Exception:
         return pymysql.OperationalError(1213, "Deadlock found when trying to get lock")
+
+    def unusable(self) -> Exception:
+        return pymysql.OperationalError(1290, "The server is running with the read-only option")
 
     def effort(self, work: Callable[[], Any]) -> int:
         before = self._rows_read()

@@ -6,7 +6,6 @@ import dataclasses
 import random
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from chatd.store import batch, rooms, schema
 from chatd.store.connection import Connection, Row
 from chatd.store.dialects import dialect as make_dialect
 from chatd.store.log import Draft, Keys, Stored, read_after, read_before, read_ends
-from tests.stores import MariaDBCase, Node, SQLiteCase, Wire, once, throw
+from tests.stores import Held, MariaDBCase, Node, SQLiteCase, Wire, once, throw
 from tools.mariadb import Server
 
 if TYPE_CHECKING:
@@ -31,30 +30,6 @@ else:
     Contract = object
 
 MEBI = 2**20
-
-
-def in_reactor(fired: Deferred[None]) -> None:
-    """Fires a Deferred from another thread."""
-    loop: Any = reactor
-    loop.callFromThread(fired.callback, None)
-
-
-class Held:
-    """Keeps the next statement of a kind from the database until `go` is called; `there` fires
-    when it waits."""
-
-    def __init__(self, wire: Wire, begin: str) -> None:
-        self.there: Deferred[None] = Deferred()
-        self._gate = threading.Event()
-        wire.before = once(begin, self._hold)
-
-    def _hold(self) -> None:
-        in_reactor(self.there)
-        if not self._gate.wait(20):
-            raise RuntimeError("nobody let the statement go")
-
-    def go(self) -> None:
-        self._gate.set()
 
 
 class Numbering(Contract):

@@ -122,7 +122,8 @@ class Pool:
 
     def run_soon(self, work: Work[T], writes: bool) -> Deferred[T]:
         """The same, but fails with `Unavailable`, too, when there is no answer in time or too
-        many wait. What writes and has begun is waited for: the driver has timeouts."""
+        many wait. What writes and has begun is waited for, since it may have consequences: it
+        has to begin early enough for the driver's timeouts to end it in time."""
         if self._waiting >= _MOST_WAITING:
             return _failed(Unavailable("The server cannot keep up with its database. Try again."))
         self._waiting += 1
@@ -139,7 +140,7 @@ class Pool:
             if not (writes and begun):
                 answer.errback(Failure(LATE))
 
-        timer = self._reactor.callLater(PATIENCE, give_up)
+        timer = self._reactor.callLater(PATIENCE - ANSWER_SECONDS * writes, give_up)
 
         def done(outcome: T | Failure) -> None:
             self._waiting -= 1
