@@ -93,6 +93,24 @@ class Beats(NodeCase):
         self.tick(41)
         self.assertTrue(alice.closed)
 
+    async def test_a_client_that_reads_nothing_is_dropped(self) -> None:
+        """That our own pings join what waits for a client is no sign that it reads."""
+        alice = await self.user("alice")
+        link: Any = alice.protocol._inner
+        pending = 1_000_000
+        link.pending = lambda: pending
+        link.pauseProducing()
+        ping = link.ping
+
+        def grow(payload: bytes) -> None:
+            nonlocal pending
+            pending += len(payload)
+            ping(payload)
+
+        link.ping = grow
+        self.tick(41)
+        self.assertTrue(alice.closed)
+
     async def test_line_clients_may_be_silent(self) -> None:
         """A person at telnet may read for hours and say nothing."""
         alice = await self.user("alice", self.lines())

@@ -21,7 +21,9 @@ from tests.faults.oracle import Heard, Ledger, Said, View, room_of
 
 ANSWER_SECONDS = 30.0  # a deadline, far more than any answer takes
 _RETRIES = frozenset(("unavailable", "rate-limited"))
+_ACKNOWLEDGED_AT_ONCE = 20  # events, where the client says itself what has arrived
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries to connect
+_USUAL_BUFFER = 2**20  # bytes
 _CONNECT_SECONDS = 5.0  # a stalled server may take the connection and not answer
 
 
@@ -292,14 +294,19 @@ class Client:
             self.link.transport.pause_reading()
 
     def read_again(self) -> None:
-        """Goes on reading."""
-        if self.link is not None:
+        """Goes on reading, with as much room in the kernel as usual."""
+        self._receive_buffer = 0
+        if self.link is not None and not self.link.transport.is_closing():
+            sock = self.link.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _USUAL_BUFFER)
             self.link.transport.resume_reading()
 
     def vanish(self, reset: bool = False) -> None:
         """Drops the connection; with `reset` without a FIN."""
         if self.link is None:
             return
+        self.drops += self.ready.is_set()
+        self.ready.clear()
         if reset:
             reset_on_close(self.link.transport)
         self.link.transport.abort()
@@ -429,10 +436,17 @@ class Client:
             self._heard.events[room].append(event.seq)
             said = self._ledger.said.get(event.text)  # one string for all who get it
             self.view.saw(room, event.seq, said.text if said else event.text)
+            if self._login["ack"] and event.seq % _ACKNOWLEDGED_AT_ONCE == 0:
+                self._delivered(event)
         elif event.event == "closing":
             self.close_codes.append(event.code)
         elif event.event == "going-away":
             self.retry_hints.append(event.retry_after)
+
+    def _delivered(self, event: Frame) -> None:
+        to = event.to if event.to.startswith("#") or event.sender == self.name else f"@{event.sender}"
+        if self.link is not None:
+            self.link.send(_encode({"cmd": "delivered", "to": to, "seq": event.seq}))
 
     def _said(self, answer: Frame) -> None:
         assert answer.reply is not None

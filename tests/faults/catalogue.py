@@ -175,13 +175,6 @@ FAULTS = (
         databases.frozen,
     ),
     Fault(
-        22,
-        "networks",
-        "connections are reset, closed, cut amid a frame, stalled and throttled by a proxy",
-        "everything is stored once and seen by all in order",
-        clients.networks,
-    ),
-    Fault(
         25,
         "never-reads",
         "clients that never read again, frames and lines",
@@ -204,6 +197,13 @@ FAULTS = (
         " there is more to tell them",
         "missed within interval and timeout; what was written comes again at the next login",
         clients.half_open,
+    ),
+    Fault(
+        27,
+        "networks",
+        "connections are reset, closed, cut amid a frame, stalled and throttled by a proxy",
+        "everything is stored once and seen by all in order",
+        clients.networks,
     ),
     Fault(
         28,

@@ -24,6 +24,7 @@ from tests.faults.traffic import Crowd, Probe, crowd
 
 _OUTBOUND = 256 * 1024  # limits.outbound_bytes, the default
 _SMALL = 4096  # bytes of a receive buffer, so that the kernel takes little
+_LONG = "y" * 1000
 _CALM = 2.0  # how much longer others may wait beside a fault, on a noisy machine,
 _NOISE = 0.05  # and by how many seconds at least
 
@@ -32,14 +33,14 @@ def _rows(daemon: Daemon) -> list[Row]:
     return sqlite_rows(daemon.state / "chatd.db")
 
 
-async def _say(stage: Stage, speakers: Sequence[Client], to: str, count: int, rate: int) -> None:
+async def _say(stage: Stage, speakers: Sequence[Client], to: str, count: int, rate: int, long: bool = False) -> None:
     """So many messages, at a steady rate (a second); fewer where answers come late."""
     started = time.monotonic()
     for number in range(count):
         client = speakers[number % len(speakers)]
         while client.pending >= 64 or number > (time.monotonic() - started) * rate + 1:
             await asyncio.sleep(POLL / 2)
-        client.say(to)
+        client.say(to, f"{client.name} {number} {_LONG}" if long else "")
 
 
 async def slow_readers(stage: Stage) -> None:
@@ -63,7 +64,7 @@ async def slow_readers(stage: Stage) -> None:
         client.stop_reading()
     beside = Probe(stage, idle)
     beside.start()
-    await _say(stage, speakers, "#all", count, rate)
+    await _say(stage, speakers, "#all", count, rate, long=True)
     await stage.settled()
     after = beside.stop()
     growth = (daemon.resident() - resident) / slow
@@ -90,26 +91,26 @@ async def never_reads(stage: Stage) -> None:
         heartbeat={"interval": 1, "timeout": 1}, limits={"outbound_bytes": 32_768}
     )
     speakers = await stage.crowd(daemon, 4)
+    without = daemon.sockets()  # who does not read does not see that it is dropped
     deaf = [
         stage.client(daemon, f"deaf{n}", receive_buffer=_SMALL, lines=n % 2 == 1) for n in range(6)
     ]
     await asyncio.gather(*(client.enter() for client in deaf))
     await stage.group("#all", [*speakers, *deaf])
-    open_before = daemon.descriptors()
     for client in deaf:
         client.stop_reading()
     stopped = time.monotonic()
-    text = "y" * 1500
-    for number in range(count // 4):
-        for speaker in speakers:
-            while speaker.pending >= 64:
-                await asyncio.sleep(POLL / 2)
-            speaker.say("#all", f"{speaker.name} {number} {text}")
-        if daemon.descriptors() <= open_before - len(deaf):
+    for number in range(count):
+        speaker = speakers[number % len(speakers)]
+        while speaker.pending >= 64:
+            await asyncio.sleep(POLL / 2)
+        speaker.say("#all", f"{speaker.name} {number} {_LONG}")
+        if daemon.sockets() <= without:
             break
-    await until(lambda: daemon.descriptors() <= open_before - len(deaf), "the deaf are dropped")
+    await until(lambda: daemon.sockets() <= without, "the deaf are dropped")
     stage.note(f"dropped after {time.monotonic() - stopped:.1f} s")
     for client in deaf:
+        client.read_again()
         client.vanish()
     await stage.judge(partial(_rows, daemon))
     stage.outcome.runs = len(deaf)
@@ -133,10 +134,10 @@ async def half_open(stage: Stage) -> None:
     stage.outcome.runs = 0
     for _ in range(3 if stage.full else 1):
         pairs = list(proxy.connections)
-        before = daemon.descriptors()
+        before = daemon.sockets()
         proxy.blackhole(up=True, down=True)
         lost = time.monotonic()
-        await until(lambda: daemon.descriptors() <= before - len(pairs), "they are missed")
+        await until(lambda: daemon.sockets() <= before - len(pairs), "they are missed")
         took = time.monotonic() - lost
         stage.recovered(took)
         stage.expect(took <= interval + timeout + 1.5, f"they were missed after {took:.1f} s")
@@ -163,7 +164,7 @@ while True:
 
 async def _standing_still(stage: Stage, daemon: Daemon, limit: float) -> None:
     """A client's process is stopped (SIGSTOP); its kernel goes on to acknowledge."""
-    before = daemon.descriptors()
+    before = daemon.sockets()
     words = [sys.executable, "-c", _READER, str(daemon.web), stage.kits.api_key]
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig=KILL", *words],
@@ -178,8 +179,8 @@ async def _standing_still(stage: Stage, daemon: Daemon, limit: float) -> None:
     stage.expect(told == b"in\n", "the client did not log in")
     process.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
-    stage.expect(daemon.descriptors() > before, "the client is not connected")
-    await until(lambda: daemon.descriptors() <= before, "the stopped client is missed")
+    stage.expect(daemon.sockets() > before, "the client is not connected")
+    await until(lambda: daemon.sockets() <= before, "the stopped client is missed")
     took = time.monotonic() - stopped
     stage.recovered(took)
     stage.expect(took <= limit + 1.5, f"a stopped client was missed after {took:.1f} s")
@@ -200,7 +201,7 @@ async def networks(stage: Stage) -> None:
     for number in range(20):
         on_lines = number % 4 == 3
         proxy = lines if on_lines else web
-        clients.append(stage.client(daemon, port=partial(getattr, proxy, "port"), lines=on_lines))
+        clients.append(stage.client(daemon, port=partial(getattr, proxy, "port"), lines=on_lines, ack=True))
     await asyncio.gather(*(client.enter() for client in clients))
     talkers = Crowd(stage, clients)
     await talkers.gather()
@@ -269,7 +270,7 @@ async def slow_handshakes(stage: Stage) -> None:
     idle = stage.client(daemon, "idle")
     await idle.enter()
     probe = Probe(stage, idle)
-    before = daemon.descriptors()
+    before = daemon.sockets()
     with ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_connection(("127.0.0.1", daemon.web)))
@@ -283,10 +284,10 @@ async def slow_handshakes(stage: Stage) -> None:
                 with suppress(OSError):
                     sock.send(UPGRADE[position : position + 1])
             position = min(position + 1, len(UPGRADE) - 3)
-            if daemon.descriptors() <= before:
+            if daemon.sockets() <= before:
                 break
             await asyncio.sleep(0.1)
-        stage.expect(daemon.descriptors() <= before, "some are still connected")
+        stage.expect(daemon.sockets() <= before, "some are still connected")
     stage.note(f"all closed after {took:.1f} s")
     late = probe.stop()
     stage.expect(late <= 5 * _NOISE, f"p99 of an idle client's round trips is {late:.3f} s")
@@ -303,7 +304,7 @@ async def ping_flood(stage: Stage) -> None:
     resident = daemon.resident()
     probe = Probe(stage, idle)
     probe.start()
-    before = daemon.descriptors()
+    before = daemon.sockets()
     for opcode in (9, 10):
         reader, writer = await asyncio.open_connection("127.0.0.1", daemon.web)
         writer.write(UPGRADE)
@@ -313,7 +314,7 @@ async def ping_flood(stage: Stage) -> None:
                 writer.write(frame(b"x" * 100, opcode) * 100)
                 await asyncio.wait_for(writer.drain(), 2)
         writer.transport.abort()
-    await until(lambda: daemon.descriptors() <= before, "the flood is over")
+    await until(lambda: daemon.sockets() <= before, "the flood is over")
     growth = daemon.resident() - resident
     late = probe.stop()
     stage.note(f"{growth / 2**20:.1f} MiB more")
@@ -411,7 +412,7 @@ async def tls(stage: Stage) -> None:
     stage.expect(await _handshake(daemon.web, good), "TLS as of today is refused")
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         stage.expect(not await _handshake(daemon.web, _old(version)), f"{version.name} is taken")
-    before = daemon.descriptors()
+    before = daemon.sockets()
     begun = [
         b"",
         b"\x16\x03\x01\x02\x00\x01",
@@ -425,8 +426,9 @@ async def tls(stage: Stage) -> None:
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.web)))
             with suppress(OSError):
                 sock.sendall(data)
+        await until(lambda: daemon.sockets() > before, "they are connected")
         started = time.monotonic()
-        await until(lambda: daemon.descriptors() <= before, "they are closed", seconds + 8)
+        await until(lambda: daemon.sockets() <= before, "they are closed", seconds + 8)
         took = time.monotonic() - started
     stage.note(f"all closed after {took:.1f} s")
     stage.expect(took <= seconds + 2, f"they were closed after {took:.1f} s")
@@ -486,20 +488,23 @@ async def _handshake(port: int, context: ssl.SSLContext) -> bool:
 async def pasted(stage: Stage) -> None:
     """A person pastes a megabyte into a terminal: as lines, and as one line."""
     daemon = await stage.started()
-    talkers = await crowd(stage, daemon, 5)
+    talkers = await crowd(stage, daemon, 6)
     probe = Probe(stage, talkers.clients[0])
     resident = daemon.resident()
     probe.start()
     stored = []
     for data in (b"hello there, this is pasted\n" * 37_450, b"x" * 2**20 + b"\n"):
-        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.lines)
-        writer.write(f"/login paster api_key={stage.kits.api_key}\n/join #g0\n".encode())
-        await reader.readuntil(b"+OK seq=")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", daemon.lines, limit=16 * 2**20
+        )
+        writer.write(f"/login paster api_key={stage.kits.api_key} replay=false\n".encode())
+        writer.write(b"/join #g0\n")
+        await reader.readuntil(b"#g0")
         writer.write(data)
         writer.write_eof()
         answers = b""
         with suppress(OSError, TimeoutError):
-            answers = await asyncio.wait_for(reader.read(), 60)
+            answers = await asyncio.wait_for(reader.read(), 20)
         stored.append(answers.count(b"+OK"))
         writer.close()
     stage.note(f"{stored[0]} lines were taken")
