@@ -35,11 +35,13 @@ class Cursors:
         session.question += 1
         session.link.ping(_payload(session))
 
-    def answered(self, session: Session, payload: bytes) -> None:
-        """A ping was answered; only the answer to the last one counts."""
-        if payload == _payload(session):
-            self._note(session, session.asked)
-            session.asked = None
+    def answered(self, session: Session, payload: bytes) -> bool:
+        """A ping was answered; only the answer to the last one counts. Whether it is that."""
+        if session.asked is None or payload != _payload(session):
+            return False
+        self._note(session, session.asked)
+        session.asked = None
+        return True
 
     def prove(self, session: Session) -> None:
         """The client gave a sign of life: all that its kernel has acknowledged, it has."""

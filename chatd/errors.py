@@ -63,6 +63,7 @@ class Unavailable(Refused):
 
 # WebSocket close codes (RFC 6455 §7.4 and its registry; 4000-4099: come back, 4100-4199: do not).
 NORMAL: Final = 1000
+TOO_MANY_FRAMES: Final = 1008
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013
 LOGGED_OUT: Final = 4100
@@ -71,10 +72,11 @@ LOGIN_TIMEOUT: Final = 4101
 CLOSE_CODES: Final[dict[int, str]] = {
     NORMAL: "Goodbye, as asked.",
     1002: "The WebSocket framing was broken.",
-    1007: "The text was not UTF-8.",
+    1007: "A text was not UTF-8, or a compressed message was broken.",
+    TOO_MANY_FRAMES: "More control frames and fragments a second than a client may send.",
     1009: "A frame or message was over the size limit.",
     SERVICE_RESTART: "The server stops or restarts; come back.",
     TRY_AGAIN_LATER: "The server cannot serve this session now; come back.",
-    LOGGED_OUT: "The token of this session was revoked; log in again.",
+    LOGGED_OUT: "The token of this session was revoked or has expired; log in again.",
     LOGIN_TIMEOUT: "Nobody logged in in time.",
 }

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from chatd.errors import LOGIN_TIMEOUT, Unavailable
 from chatd.node import Node
+from chatd.revocations import log_out
 from chatd.session import Session
 from chatd.store.accounts import forget_expired
 
@@ -72,6 +73,7 @@ class Heartbeat:
         node.tick += 1
         node.cursors.save()
         node.guesses.forget_full()
+        node.spawn("a look for revocations", node.revocations.look(node.millis()))
         if node.tick % _CLEANING == 1:
             node.spawn("cleaning", self._clean())
         self._feed_watchdog()
@@ -84,6 +86,9 @@ class Heartbeat:
         node, link = self._node, session.link
         if session.user is None and node.tick - session.since > self._login:
             link.close(LOGIN_TIMEOUT, "Nobody logged in in time.")
+            return
+        if session.user is not None and session.expires <= node.millis():
+            log_out(session)
             return
         node.backlog.feed(session)  # for one whose last page could not be read
         if session.held:

@@ -30,7 +30,9 @@ Level = Literal["debug", "info", "warn", "error"]
 Write = Callable[[bytes], object]
 
 # What ends a line somewhere, moves a cursor or reorders what is read, and what UTF-8 cannot hold.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def start(

@@ -15,9 +15,10 @@ from twisted.logger import Logger
 from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
-from chatd.errors import LOGGED_OUT, SERVICE_RESTART, Refused, Unavailable
+from chatd.errors import SERVICE_RESTART, Refused, Unavailable
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, fold, normalise
+from chatd.revocations import Revocations, log_out
 from chatd.session import Session, User
 from chatd.settings import Accounts, Heartbeat, Limits
 from chatd.store import accounts
@@ -35,8 +36,9 @@ _GOODBYE_STEP = 0.05
 
 
 class Node:
-    """The services: `store`, `hub`, `backlog`, `cursors`, `passwords`, `site_tokens` (None
-    where JWT logins are off) and `guesses`; `now()` is the wall clock in seconds."""
+    """The services: `store`, `hub`, `backlog`, `cursors`, `revocations`, `passwords`,
+    `site_tokens` (None where JWT logins are off) and `guesses`; `now()` is the wall clock in
+    seconds."""
 
     log = Logger()
 
@@ -61,6 +63,7 @@ class Node:
         self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
         self.cursors = Cursors(self.store, self.spawn)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
+        self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
         self.passwords = Passwords(reactor)
@@ -129,7 +132,7 @@ class Node:
                 memberships = fresh.get(user.id, ())
             if session.ended or session.user is not None:
                 raise Refused("conflict", "The session ended, or was logged in meanwhile.")
-            session.token = login.token or login.issue
+            session.token, session.expires = login.token or login.issue, account.expires
             if self.hub.revoked(user.id, session.token):
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
@@ -148,7 +151,7 @@ class Node:
         user = self.hub.user(user_id)
         for session in list(user.sessions if user else ()):
             if session is not but and (token is None or session.token == token):
-                session.link.close(LOGGED_OUT, "The session was logged out.")
+                log_out(session)
 
     # -- rooms
 

@@ -104,6 +104,8 @@ class Session:
     buffer is full). `unproved` holds the last seqs written, by room id, that the client has
     not been seen to have received; `asked` those of them written before the last ping, whose
     number is `question`. `drained` is what was pending when the heartbeat last looked.
+    `token` is the digest of the token that the client logged in with or got, `expires` (ms) its
+    end and so the session's.
     """
 
     __slots__ = (
@@ -114,6 +116,7 @@ class Session:
         "busy",
         "drained",
         "ended",
+        "expires",
         "feeding",
         "finishing",
         "heard",
@@ -146,6 +149,7 @@ class Session:
         self.pinged = 0
         self.user: User | None = None
         self.token = b""
+        self.expires = 0
         self.scopes: frozenset[str] = frozenset()
         self.room = ""
         self.acknowledging = False

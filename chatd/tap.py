@@ -191,7 +191,8 @@ def makeService(options: Options) -> IService:
     dispatcher = Dispatcher(node)
     heartbeat = Heartbeat(node, lambda: systemd.notify("WATCHDOG=1"))
     daemon = Daemon(node, heartbeat, claim)
-    chat = ChatFactory(reactor, node, dispatcher, settings.listen.origins)
+    listen = settings.listen
+    chat = ChatFactory(reactor, node, dispatcher, listen.origins, listen.deflate)
     site = make_site(node, dispatcher)
     web = WebFactory(node.clock, settings.limits, chat.buildProtocol, site.buildProtocol)
     lines = LineFactory(node, dispatcher)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import schema
-from chatd.store.dialects import dialect
+from chatd.store.dialects import Dialect, dialect
 
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -204,11 +205,13 @@ class Frames(Client):
 
     _ids = itertools.count(1)
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: Any, offer: bytes = b"") -> None:
         super().__init__(protocol)
-        self.send(UPGRADE)
-        head, _, self.received = self.received.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
+        self.compressed = 0  # frames received
+        extensions = b"Sec-WebSocket-Extensions: %b\r\n\r\n" % offer if offer else b"\r\n"
+        self.send(UPGRADE.removesuffix(b"\r\n") + extensions)
+        self.head, _, self.received = self.received.partition(b"\r\n\r\n")
+        assert self.head.startswith(b"HTTP/1.1 101"), self.head
 
     def frame(self, payload: bytes, opcode: int = 1, fin: bool = True) -> None:
         """Sends a masked frame."""
@@ -230,7 +233,11 @@ class Frames(Client):
         if len(data) < start + size:
             return None
         self.received = data[start + size :]
-        return data[0] & 0x0F, data[start : start + size]
+        payload = data[start : start + size]
+        if data[0] & 0x40:  # RSV1
+            self.compressed += 1
+            payload = _inflated(payload + b"\0\0\xff\xff")
+        return data[0] & 0x0F, payload
 
     async def next(self) -> dict[str, Any]:
         """The next reply or event."""
@@ -254,6 +261,12 @@ class Frames(Client):
         while "event" not in (found := await self.next()):
             pass
         return found
+
+
+def _inflated(data: bytes) -> bytes:
+    # Given all at once, zlib looks farther back than its window.
+    stream = zlib.decompressobj(-12)
+    return b"".join(stream.decompress(data[n : n + 50]) for n in range(0, len(data), 50))
 
 
 class Http:
@@ -293,10 +306,15 @@ class NodeCase(TestCase):
     pulse = Pulse()
     site_tokens: SiteTokens | None = None
     origins: tuple[str, ...] = ()
+    compression = False
 
     def make_url(self) -> StoreURL:
         """A fresh database: SQLite, unless a subclass has another."""
         return store_url("", self.mktemp())
+
+    def make_dialect(self) -> Dialect:
+        """How the node speaks to it."""
+        return dialect(self.url)
 
     def setUp(self) -> None:
         self.url = self.make_url()
@@ -310,7 +328,7 @@ class NodeCase(TestCase):
         self.node = Node(
             clock,
             clock.seconds,
-            dialect(self.url),
+            self.make_dialect(),
             2,
             self.accounts,
             self.limits,
@@ -323,7 +341,7 @@ class NodeCase(TestCase):
         self.dispatcher = Dispatcher(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None)
         self.lines_factory = LineFactory(self.node, self.dispatcher)
-        chat = ChatFactory(clock, self.node, self.dispatcher, self.origins)
+        chat = ChatFactory(clock, self.node, self.dispatcher, self.origins, self.compression)
         site = make_site(self.node, self.dispatcher)
         self.web = WebFactory(clock, self.limits, chat.buildProtocol, site.buildProtocol)
         self.node.start()
@@ -340,9 +358,9 @@ class NodeCase(TestCase):
         self.clients.append(client)
         return client
 
-    def frames(self) -> Frames:
-        """A new client of the WebSocket protocol."""
-        client = Frames(self.web.buildProtocol(None))
+    def frames(self, offer: bytes = b"") -> Frames:
+        """A new client of the WebSocket protocol; `offer` is of extensions."""
+        client = Frames(self.web.buildProtocol(None), offer)
         self.clients.append(client)
         return client
 

@@ -321,12 +321,12 @@ class Closed(Exception):
 class Browser:
     """A WebSocket client on a connected socket."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, upgrade: bytes = UPGRADE) -> None:
         self._socket = connected
         self._end = _now() + SECONDS
         self._ids = count(1)
         self._received = b""
-        self._socket.sendall(UPGRADE)
+        self._socket.sendall(upgrade)
         while b"\r\n\r\n" not in self._received:
             self._receive()
         head, _, self._received = self._received.partition(b"\r\n\r\n")
@@ -336,8 +336,12 @@ class Browser:
         """Sends a request; its id."""
         number = next(self._ids)
         request = {"cmd": command, "id": number, **parameters}
-        self._socket.sendall(masked(json.dumps(request).encode()))
+        self.text(json.dumps(request).encode())
         return number
+
+    def text(self, payload: bytes) -> None:
+        """Sends a text frame, whatever is in it."""
+        self._socket.sendall(masked(payload))
 
     def next(self) -> dict[str, Any]:
         """The next reply or event. Pings before it are answered; `Closed` if none comes."""

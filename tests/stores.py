@@ -33,6 +33,7 @@ from tests import mariadb
 
 TABLES = (
     "users", "tokens", "api_keys", "invitations", "rooms", "members", "cursors", "entries",
+    "revocations",
 )  # fmt: skip
 NOW = 1_700_000_000_000  # ms
 HOUR = 3_600_000  # ms

@@ -105,26 +105,28 @@ class OpenTests(AccountCase):
             await self.refused("bad-request", client, "login", **proof)
 
     async def test_disabled(self) -> None:
-        """A disabled account takes no proof of any kind, until it is enabled."""
+        """A disabled account takes no proof of any kind; enabled again it does, but for the token
+        that it had."""
         bob = self.frames()
         token = (await self.done(bob, "register", name="bob", password="pw"))["token"]
         key = await self.node.store.write(statements.add_api_key, "site", ["login-as"], 0)
         party = await self.node.find_user("bob")
-        await self.node.store.write(statements.set_disabled, party.id, 1)
+        await self.node.store.write(statements.disable, party.id, 1)
         client = self.frames()
         proofs: tuple[dict[str, str], ...] = (
             {"name": "bob", "password": "pw"},
-            {"token": token},
             {"name": "bob", "api_key": key},
         )
         for proof in proofs:
             await self.refused("forbidden", client, "login", **proof)
+        await self.refused("unauthorized", client, "login", token=token)
         web = self.http()
         web.token = token
-        await self.refused("forbidden", web, "whoami")
-        await self.node.store.write(statements.set_disabled, party.id, None)
+        await self.refused("unauthorized", web, "whoami")
+        await self.node.store.write(statements.enable, party.id)
         for proof in proofs:
             await self.done(self.frames(), "login", **proof)
+        await self.refused("unauthorized", self.frames(), "login", token=token)
 
     async def test_whoami(self) -> None:
         """Every wire tells who one is; over HTTP a key is its scopes."""

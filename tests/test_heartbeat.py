@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chatd.errors import LOGIN_TIMEOUT
+from chatd.errors import LOGGED_OUT, LOGIN_TIMEOUT
 from chatd.heartbeat import BEATS
 from chatd.settings import Heartbeat as Pulse
 from chatd.settings import Limits
@@ -147,7 +147,7 @@ class Beats(NodeCase):
             self.heartbeat._beat()
 
     async def test_expired_tokens_are_forgotten(self) -> None:
-        """The tables do not grow with tokens that nobody can use."""
+        """The tables do not grow with tokens that nobody can use; nor do their sessions go on."""
         alice = await self.user("alice")
         later = self.node.now() + 40 * 24 * 3600
         self.node.now = lambda: later
@@ -156,4 +156,5 @@ class Beats(NodeCase):
         await self.node.store.write(lambda connection: None)
         rows = await self.node.store.read(lambda c: c.all("SELECT COUNT(*) FROM tokens"))
         self.assertEqual(rows, [(0,)])
-        self.assertTrue((await alice.ask("ping"))["ok"])
+        opcode, payload = await alice.next_frame()
+        self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, LOGGED_OUT))

@@ -7,19 +7,14 @@ import re
 import socket
 import ssl
 import subprocess
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from chatd.config import store_url
 from chatd.store import schema
 from tests import mariadb
+from tests.bed import UPGRADE, masked
+from tests.certificate import self_signed
 from tests.daemon import (
     ENDED,
     SECONDS,
@@ -260,12 +255,32 @@ class UnixTests(DaemonCase):
         return connected
 
 
+class CompressionTests(DaemonCase):
+    """The setting listen.deflate."""
+
+    def test_setting(self) -> None:
+        """Compression is agreed on where it is on, and not where it is off; either way the
+        connection serves."""
+        extension = b"Sec-WebSocket-Extensions: permessage-deflate"
+        for setting, agreed in (("true", True), ("false", False)):
+            chatd = self.daemon(CHATD_LISTEN_DEFLATE=setting)
+            with socket.create_connection(("127.0.0.1", chatd.web_port), SECONDS) as connected:
+                connected.sendall(UPGRADE.removesuffix(b"\r\n") + extension + b"\r\n\r\n")
+                connected.sendall(masked(b'{"cmd":"help","id":1}') + masked(b"", 8))
+                answer = connected.makefile("rb").read()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 101 "), answer[:300])
+            self.assertEqual(extension in answer, agreed)
+            self.assertEqual(b'{"reply":1,"ok":true' in answer, not agreed)
+            self.assertEqual(chatd.stop(), ENDED)
+            self.assert_clean(chatd)
+
+
 class TLSTests(DaemonCase):
     """Both ports with a certificate of their own."""
 
     def test_both_ports(self) -> None:
         """Lines and WebSocket are served over TLS to clients that trust the certificate."""
-        certificate, key = _self_signed(self.directory)
+        certificate, key = self_signed(self.directory)
         endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
         chatd = self.daemon("--tcp", endpoint, "--http", endpoint)
         self.assertIn(f"wss://127.0.0.1:{chatd.web_port}/ws", chatd.log)
@@ -283,25 +298,3 @@ class TLSTests(DaemonCase):
         self.assertEqual(answers[2], f"* @tom 2 <bob> {LONG}\n")
         self.assertEqual(chatd.stop(), ENDED)
         self.assert_clean(chatd)
-
-
-def _self_signed(directory: Path) -> tuple[Path, Path]:
-    """The files of a certificate for localhost and of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
-    certificate_file.write_bytes(certificate.public_bytes(Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return certificate_file, key_file

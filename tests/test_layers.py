@@ -25,13 +25,15 @@ LAYERS = {
     "auth": {"errors"},
     "cursors": {"errors", "session", "store"},
     "backlog": {"cursors", "errors", "hub", "model", "session", "store"},
+    "revocations": {"errors", "hub", "session", "store"},
     "node": {
-        *("auth", "backlog", "cursors", "errors", "hub", "model", "session", "settings", "store"),
+        *("auth", "backlog", "cursors", "errors", "hub", "model", "revocations", "session"),
+        *("settings", "store"),
     },
     "registry": set[str](),
     "commands": {"errors", "model", "node", "registry", "store"},
     "dispatcher": {"errors", "node", "registry", "session"},
-    "heartbeat": {"errors", "node", "session", "store"},
+    "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "wire": {"commands", "dispatcher", "errors", "registry"},
     "frontends": {
         *("dispatcher", "errors", "node", "registry", "session", "settings", "store", "wire"),

@@ -6,6 +6,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import pymysql
+from msgspec.structs import replace
+from pymysql.constants import ER
 
 from chatd.errors import Refused
 from chatd.model import Membership, Party
@@ -23,9 +25,11 @@ class People(Contract):
     """Logins, made and answered."""
 
     def issuing(self, **proof: Any) -> Login:
-        """A login that issues a token of its own for an hour."""
+        """A login that issues a token of its own for an hour; a `user_id` had the password that
+        `user` gives everybody."""
         number = next(self.numbers)
         issue = digest(f"token{number}")
+        proof = {"password": "hash", **proof} if "user_id" in proof else proof
         return Login(NOW, issue=issue, device=f"device{number}", expires=NOW + HOUR, **proof)
 
     def by_token(self, login: Login, now: int = NOW) -> Login:
@@ -212,23 +216,23 @@ class LogIn(People):
             self.assertEqual(found, ["exists", f"u{number}"])
 
     def test_disabled(self) -> None:
-        """A disabled user is not logged in by any proof, and gets no token; enabled again, old
-        tokens are good."""
+        """A disabled user is not logged in by any proof, and gets no token; enabled again, a
+        token that was not revoked is good."""
         key = accounts.add_api_key(self.db, "site", ["login-as"], NOW)
         login = self.registering("alice")
         self.log_in(login)
         user_id = self.single("SELECT id FROM users")
         proofs = [
             self.by_token(login),
-            self.issuing(user_id=user_id),
+            self.issuing(user_id=user_id, password="argon"),
             self.issuing(name="alice"),
             self.issuing(name="ALICE", api_key=digest(key)),
         ]
-        accounts.set_disabled(self.db, user_id, NOW)
+        self.db.run("UPDATE users SET disabled_at = ?", (NOW,))
         self.assertEqual(self.log_in(*proofs), ["forbidden"] * 4)
         self.assertEqual(self.log_in(self.registering("alice")), ["exists"])
         self.assertEqual(self.single("SELECT COUNT(*) FROM tokens"), 1)
-        accounts.set_disabled(self.db, user_id, None)
+        accounts.enable(self.db, user_id)
         self.assertEqual(self.log_in(*proofs), ["alice"] * 4)
 
     def test_memberships(self) -> None:
@@ -255,7 +259,7 @@ class LogIn(People):
 
     def _mixed(self) -> list[Login]:
         known, gone = self.user("known"), self.user("gone")
-        accounts.set_disabled(self.db, gone.id, NOW)
+        accounts.disable(self.db, gone.id, NOW)
         earlier = self.issuing(user_id=known.id)
         self.log_in(earlier)
         key = accounts.add_api_key(self.db, "site", ["login-as"], NOW)
@@ -339,7 +343,9 @@ class Secrets(People):
         invitation = accounts.add_invitation(self.db, 1, NOW + 1, NOW)
         token = accounts.new_secret()
         user = self.user()
-        accounts.log_in(self.db, [Login(NOW, user_id=user.id, issue=digest(token))])
+        accounts.log_in(
+            self.db, [Login(NOW, user_id=user.id, password="hash", issue=digest(token))]
+        )
         for table, secret in (("api_keys", key), ("invitations", invitation), ("tokens", token)):
             stored = bytes(self.single(f"SELECT hash FROM {table}"))
             self.assertEqual(stored, hashlib.sha256(secret.encode()).digest())
@@ -375,15 +381,15 @@ class Secrets(People):
         """Tokens are listed by age, whatever their digests are."""
         user = self.user()
         for age, first in enumerate(b"bca"):
-            login = Login(NOW - age, user_id=user.id, issue=bytes([first] * 32), expires=NOW + 1)
-            accounts.log_in(self.db, [login])
+            login = self.issuing(user_id=user.id)
+            accounts.log_in(self.db, [replace(login, now=NOW - age, issue=bytes([first] * 32))])
         found = accounts.list_tokens(self.db, user.id, b"", NOW)
         self.assertEqual([token.created for token in found], [NOW, NOW - 1, NOW - 2])
 
     def test_revoke(self) -> None:
         """A revoked token logs in no more; the user's others do."""
         user, early, late = self._two()
-        accounts.revoke_token(self.db, user.id, early.issue)
+        accounts.revoke_token(self.db, user.id, early.issue, NOW)
         self.assertEqual(
             self.log_in(self.by_token(early), self.by_token(late)), ["unauthorized", user.name]
         )
@@ -396,10 +402,10 @@ class Secrets(People):
             for token in accounts.list_tokens(self.db, user.id, late.issue, NOW)
             if not token.current
         )
-        self.assertIsNone(accounts.revoke_by_id(self.db, self.user().id, named))
-        self.assertIsNone(accounts.revoke_by_id(self.db, user.id, "0" * 16))
-        self.assertEqual(accounts.revoke_by_id(self.db, user.id, named), early.issue)
-        self.assertIsNone(accounts.revoke_by_id(self.db, user.id, named))
+        self.assertIsNone(accounts.revoke_by_id(self.db, self.user().id, named, NOW))
+        self.assertIsNone(accounts.revoke_by_id(self.db, user.id, "0" * 16, NOW))
+        self.assertEqual(accounts.revoke_by_id(self.db, user.id, named, NOW), early.issue)
+        self.assertIsNone(accounts.revoke_by_id(self.db, user.id, named, NOW))
         self.assertEqual(
             self.log_in(self.by_token(early), self.by_token(late)), ["unauthorized", user.name]
         )
@@ -407,13 +413,13 @@ class Secrets(People):
     def test_revoke_anothers(self) -> None:
         """A user cannot end another one's token."""
         user, early, _ = self._two()
-        accounts.revoke_token(self.db, self.user().id, early.issue)
+        accounts.revoke_token(self.db, self.user().id, early.issue, NOW)
         self.assertEqual(self.log_in(self.by_token(early)), [user.name])
 
     def test_revoke_all(self) -> None:
         """All tokens of a user end at once, and nobody else's."""
         user, early, late = self._two()
-        accounts.revoke_all(self.db, user.id)
+        accounts.revoke_all(self.db, user.id, NOW)
         self.assertEqual(
             self.log_in(self.by_token(early), self.by_token(late)), ["unauthorized"] * 2
         )
@@ -452,13 +458,7 @@ class Secrets(People):
 
 
 def _later(login: Login) -> Login:
-    return Login(
-        NOW + 1,
-        user_id=login.user_id,
-        issue=login.issue,
-        device=login.device,
-        expires=NOW + 2 * HOUR,
-    )
+    return replace(login, now=NOW + 1, expires=NOW + 2 * HOUR)
 
 
 class Users(People):
@@ -477,14 +477,14 @@ class Users(People):
         """A user without a password has none to be checked."""
         user_id = accounts.add_user_without_password(self.db, "bob", "Bob", NOW)
         self.assertIsNone(accounts.password_of(self.db, "bob"))
-        accounts.set_password(self.db, user_id, "argon2")
+        accounts.change_password(self.db, user_id, "argon2", NOW)
         self.assertEqual(accounts.password_of(self.db, "BOB"), (user_id, "argon2"))
         self.assertIsNone(accounts.password_of(self.db, "carol"))
 
-    def test_set_password(self) -> None:
+    def test_change_password(self) -> None:
         """A new password is that user's alone."""
         one, other = self.users(2)
-        accounts.set_password(self.db, one.id, "new")
+        accounts.change_password(self.db, one.id, "new", NOW)
         self.assertEqual(accounts.password_of(self.db, one.name), (one.id, "new"))
         self.assertEqual(accounts.password_of(self.db, other.name), (other.id, "hash"))
 
@@ -503,7 +503,7 @@ class Users(People):
         """Everybody is listed by name, with what an operator may know."""
         for name in ("bob", "Alice", "李雷"):
             self.user(name)
-        accounts.set_disabled(self.db, self.single("SELECT id FROM users WHERE name = 'bob'"), 7)
+        accounts.disable(self.db, self.single("SELECT id FROM users WHERE name = 'bob'"), 7)
         self.assertEqual(
             accounts.list_users(self.db),
             [("Alice", "", NOW, None), ("bob", "", NOW, 7), ("李雷", "", NOW, None)],
@@ -531,6 +531,22 @@ class AccountsOnMariaDB(LogIn, Secrets, Users, MariaDBCase):
         self.assertEqual(outcome, "exists")
         self.assertEqual(self.single("SELECT uses_left FROM invitations"), 1)
         self.assertEqual(self.names(), ["Bob"])
+
+    async def test_password_stays_until_the_token_is_issued(self) -> None:
+        """Between the look at the password and the commit of the token nobody changes it, so a
+        change ends that token, too."""
+        wire, found = Wire(), list[Any]()
+        node, other, user = self.node(self.wired(wire)), self.connect(), self.user("bob")
+
+        def change() -> None:
+            try:
+                other.all("SELECT id FROM users WHERE id = ? FOR UPDATE NOWAIT", (user.id,))
+            except pymysql.OperationalError as error:
+                found.append(error.args[0])
+
+        wire.before = once("INSERT IGNORE INTO tokens", change)
+        await node.log_in(self.issuing(user_id=user.id))
+        self.assertEqual(found, [ER.LOCK_WAIT_TIMEOUT])
 
     async def test_commit_answer_lost(self) -> None:
         """Logins whose commit went through unheard are answered as if nothing had happened."""

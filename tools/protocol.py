@@ -36,8 +36,9 @@ A conversation is a log: its entries have the numbers (`seq`) 1, 2, 3 … withou
 
 ## JSON over WebSocket
 
-`ws://HOST:PORT/ws`, one JSON object per text frame. There is no compression and no subprotocol. A
-browser's page must come from the same host and port, or from an origin in `listen.origins`.
+`ws://HOST:PORT/ws`, one JSON object per text frame. There is no subprotocol, and compression
+(permessage-deflate, each message for itself) where `listen.deflate` says so. A browser's page must
+come from the same host and port, or from an origin in `listen.origins`.
 
     request  {{"cmd": COMMAND, "id": ID, parameters}}
     reply    {{"reply": ID, "ok": true, fields of the result}}
@@ -51,6 +52,7 @@ browser's page must come from the same host and port, or from an origin in `list
 - The server pings after `heartbeat.interval` seconds of silence and drops the connection after
   `heartbeat.timeout` more. Whoever has not logged in after `limits.login_seconds` is closed.
 - Bad input is answered. It closes the connection only if it breaks the framing or a limit.
+  Control frames and fragments have one of their own, `limits.frames_per_second`.
 
 {closing}
 

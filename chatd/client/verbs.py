@@ -23,6 +23,7 @@ from chatd.store.connection import Connection
 KeyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=LINE_PATTERN)]
 
 _DAY: Final = 24 * 60 * 60 * 1000  # ms
+_ENDED: Final = "with all tokens revoked and sessions ended"
 
 
 def user_add(connection: Connection, args: argparse.Namespace) -> Answer:
@@ -47,36 +48,32 @@ def user_list(connection: Connection, _args: argparse.Namespace) -> Table:
 
 
 def user_password(connection: Connection, args: argparse.Namespace) -> Answer:
-    """Set the password of an account."""
+    """Set the password of an account, revoke its tokens and end its sessions."""
     user = _user(connection, args.name)
-    accounts.set_password(connection, user.id, _hashed_password(args))
-    kept = f"tokens stay good, `chatctl user logout {user.name}` revokes them"
-    return Answer({"name": user.name}, f"{user.name} has a new password; {kept}.")
+    accounts.change_password(connection, user.id, _hashed_password(args), _now())
+    return Answer({"name": user.name}, f"{user.name} has a new password, {_ENDED}.")
 
 
 def user_disable(connection: Connection, args: argparse.Namespace) -> Answer:
-    """Let nobody log in to an account, and revoke all its tokens."""
+    """Let nobody log in to an account, revoke its tokens and end its sessions."""
     user, now = _user(connection, args.name), _now()
-    with connection.transaction():
-        accounts.set_disabled(connection, user.id, now)
-        accounts.revoke_all(connection, user.id)
-    sentence = f"{user.name} cannot log in any more; sessions that are open last until they end."
+    accounts.disable(connection, user.id, now)
+    sentence = f"{user.name} cannot log in any more, {_ENDED}."
     return Answer({"name": user.name, "disabled": now}, sentence)
 
 
 def user_enable(connection: Connection, args: argparse.Namespace) -> Answer:
     """Let a disabled account log in again."""
     user = _user(connection, args.name)
-    accounts.set_disabled(connection, user.id, None)
+    accounts.enable(connection, user.id)
     return Answer({"name": user.name, "disabled": None}, f"{user.name} may log in.")
 
 
 def user_logout(connection: Connection, args: argparse.Namespace) -> Answer:
-    """Revoke all tokens of an account."""
+    """Revoke all tokens of an account and end its sessions."""
     user = _user(connection, args.name)
-    accounts.revoke_all(connection, user.id)
-    sentence = f"All tokens of {user.name} are revoked; sessions that are open last until they end."
-    return Answer({"name": user.name}, sentence)
+    accounts.revoke_all(connection, user.id, _now())
+    return Answer({"name": user.name}, f"{user.name} has to log in again, {_ENDED}.")
 
 
 def key_add(connection: Connection, args: argparse.Namespace) -> Answer:

@@ -111,8 +111,8 @@ async def login(
     if api_key is not None:
         shown = normalise(name)
         return await _log_in(ctx, device, replay, ack, name=shown, api_key=digest(api_key))
-    user_id = await _check_password(ctx, name, password or "")
-    return await _log_in(ctx, device, replay, ack, user_id=user_id)
+    user_id, stored = await _check_password(ctx, name, password or "")
+    return await _log_in(ctx, device, replay, ack, user_id=user_id, password=stored)
 
 
 def _nobody_yet(ctx: Context) -> None:
@@ -126,19 +126,19 @@ def _site_name(ctx: Context, jwt: str) -> str:
     return normalise(ctx.node.site_tokens.name(jwt))
 
 
-async def _check_password(ctx: Context, name: str, password: str) -> int:
-    """The id of the user whose password this is; wrong tries are counted for the account and
-    for the address, which many may share."""
+async def _check_password(ctx: Context, name: str, password: str) -> tuple[int, str]:
+    """The id of the user whose password this is, and the hash that it fits; wrong tries are
+    counted for the account and for the address, which many may share."""
     shown = normalise(name)
     account, address = fold(shown), ctx.session.address
     keys = (("guess", f"{account} {address}"), ("account", account), ("address", address))
     ctx.node.guesses.take(*keys)
     found = await ctx.node.store.read(statements.password_of, shown)
-    user_id, stored = found or (0, None)
-    if not await ctx.node.passwords.verify(stored, password):
+    right = await ctx.node.passwords.verify(found[1] if found else None, password)
+    if found is None or not right:
         raise Refused("unauthorized", "The name or the password is wrong.")
     ctx.node.guesses.give_back(*keys)
-    return user_id
+    return found
 
 
 async def _by_token(ctx: Context, token: str, replay: bool, ack: bool) -> LoggedIn:
@@ -155,6 +155,7 @@ async def _log_in(
     ack: bool,
     *,
     user_id: int | None = None,
+    password: str = "",
     name: str | None = None,
     api_key: bytes | None = None,
     registration: Registration | None = None,
@@ -164,6 +165,7 @@ async def _log_in(
     login = Login(
         now,
         user_id=user_id,
+        password=password,
         name=name,
         api_key=api_key,
         registration=registration,
@@ -186,11 +188,12 @@ async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
     user, session, node = ctx.user, ctx.session, ctx.node
     node.cursors.prove(session)
     if everywhere:
-        await node.store.write(statements.revoke_all, user.id)
+        await node.store.write(statements.revoke_all, user.id, node.millis())
         node.close_sessions(user.id, None, but=session)
     else:
-        await node.store.write(statements.revoke_token, user.id, session.token)
-        node.close_sessions(user.id, session.token, but=session)
+        token = session.token
+        await node.store.write(statements.revoke_token, user.id, token, node.millis())
+        node.close_sessions(user.id, token, but=session)
     node.hub.leave(session)
     session.since = node.tick
     return Done()
@@ -208,9 +211,9 @@ async def tokens(ctx: Context) -> Tokens:
 @command(USERS)
 async def revoke(ctx: Context, token: TokenId) -> Done:
     """Ends one of your tokens, and the sessions that logged in with it."""
-    user = ctx.user
-    ended = await ctx.node.store.write(statements.revoke_by_id, user.id, token)
+    user, node = ctx.user, ctx.node
+    ended = await node.store.write(statements.revoke_by_id, user.id, token, node.millis())
     if ended is None:
         raise Refused("not-found", "You have no token of that id; tokens lists them.")
-    ctx.node.close_sessions(user.id, ended, but=ctx.session)
+    node.close_sessions(user.id, ended, but=ctx.session)
     return Done()

@@ -9,48 +9,100 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import txaio
+from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.errors import TRY_AGAIN_LATER, Refused
+from chatd.errors import TOO_MANY_FRAMES, TRY_AGAIN_LATER, Refused
 from chatd.frontends.link import PORTION, TransportLink
 from chatd.node import TOO_MANY, Node
+from chatd.wire import deflate
 from chatd.wire.json import JsonWire, decode
 
-_LEFTOVERS = (  # of the handshake: 1.5 KB a connection
+_LEFTOVERS = (  # of the handshake: 2 KB a connection
+    "_transport_details",
+    "_wskey",
     "http_headers",
     "http_request_data",
+    "http_request_host",
     "http_request_params",
+    "http_request_path",
+    "http_request_uri",
     "http_response_data",
+    "http_status_line",
     "websocket_extensions",
-    "_transport_details",
+    "websocket_extensions_in_use",
+    "websocket_origin",
+    "websocket_protocols",
 )
 _WHOLE_TEXT = 0x81  # FIN and the opcode of text
+_COMPRESSED = 0x40  # RSV1 (RFC 7692 §6)
 _MASKED = 0x80
 _SIZE_16 = 126  # the size stands in the next two bytes
 _PING = b"\x89"
+_PONG = b"\x8a"
+_CONTROL = 8  # the first opcode of the control frames
+_REASON = 200  # characters of the reason why a handshake failed: some quote the client
+# RFC 9112 §3 to §5: no folded lines, no blank before a colon, no line end but CR LF. Autobahn
+# would read a folded line as a header of its own.
+_HEAD = re.compile(
+    rb"[ -~\x80-\xff]+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\x84\x86-\xff]*\r\n)*\r\n"
+)
 _SLICE = 4096  # bytes given to Autobahn at once: some 700 of the smallest frames,
 _SLICE_COST = 16  # which cost as much as so many requests
 
 
-def frame(payload: bytes) -> bytes:
+def frame(payload: bytes, first: int = _WHOLE_TEXT) -> bytes:
     """An unmasked text frame (RFC 6455 §5.2)."""
     size = len(payload)
     if size < 126:
-        return bytes((0x81, size)) + payload
+        return bytes((first, size)) + payload
     if size < 2**16:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+def small_frame(payload: bytes) -> bytes:
+    """The same, compressed where that makes it smaller."""
+    data = deflate.compressed(payload)
+    return frame(payload) if data is None else frame(data, _WHOLE_TEXT | _COMPRESSED)
 
 
 FRAMES = JsonWire(frame)
+SMALL_FRAMES = JsonWire(small_frame)
 
 _BINARY = Malformed(None, Refused("bad-request", "A request is a text frame, not a binary one."))
+
+
+class _Compression(deflate.Inflater):
+    """An inflater as Autobahn calls it. Its own keeps its state between messages, and all that
+    comes behind a last block; how much it lets through depends on how the frame arrives."""
+
+    __slots__ = ()
+    EXTENSION_NAME = deflate.NAME
+
+    def start_decompress_message(self) -> None:
+        self.begin()
+
+    def decompress_message_data(self, data: bytes, max_output_len: int) -> bytes:
+        try:
+            return self.feed(data)
+        except deflate.TooLarge as error:
+            raise PayloadExceededError from error
+        except deflate.Corrupt as error:
+            raise PayloadCorruptError(str(error)) from error
+
+    def end_decompress_message(self) -> None:
+        try:
+            self.end()
+        except deflate.Corrupt as error:
+            raise PayloadCorruptError(str(error)) from error
 
 
 class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc]
@@ -62,7 +114,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     utf8validateIncoming = applyMask = True
     autoFragmentSize = 0
     failByDrop = False  # say why before closing
-    echoCloseCodeReason = False
+    echoCloseCodeReason = True
     openHandshakeTimeout = 0  # the whole head is there before this protocol is made
     closeHandshakeTimeout = 0  # sendCloseFrame sees to it
     tcpNoDelay = True
@@ -81,12 +133,21 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     maxConnections = 0
     trustXForwardedFor = 0
     origins: ClassVar[tuple[str, ...]] = ()
+    compression: ClassVar[bool] = False
     maxFramePayloadSize = maxMessagePayloadSize = 0  # set by the factory
     current_frame: Any  # none between two frames
+    traffic: ClassVar[TrafficStats]
+    send_queue: Any
+    _perMessageCompress: Any
+    _isMessageCompressed: bool
+    message_data: Any  # bytes: Autobahn's list would grow by empty fragments
+    _counted_in = -1  # the tick in which
+    _frames = 0  # frames that are no whole message have been counted
 
     @staticmethod
     def perMessageCompressionAccept(offers: Any) -> None:
-        """Takes none: a compressor costs 90 KB per connection, and spoils encode-once."""
+        """Takes none: onConnect decides. Autobahn's compressor costs 90 KB per connection, and
+        spoils encode-once."""
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -95,27 +156,70 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
             transport.setTcpNoDelay(True)
         self._connectionMade()
 
-    def onConnect(self, request: ConnectionRequest) -> None:
-        if request.origin and not _allowed(request.origin, request.headers, self.origins):
+    def processHandshake(self) -> None:
+        if _HEAD.match(self.data) is None:
+            self.failHandshake("The head of the request is malformed.")
+            return
+        super().processHandshake()
+
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        headers: Any = request.headers
+        if request.origin and not _allowed(request.origin, headers, self.origins):
             raise ConnectionDeny(403, "This origin may not connect; see listen.origins.")
+        if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            raise ConnectionDeny(400, "A handshake has no body.")
+        self.websocket_extensions = []  # Autobahn would fail for an offer that it does not like
+        agreed = deflate.answer(request.extensions) if self.compression else None
+        if agreed is None:
+            return None
+        extension, bits = agreed
+        self._perMessageCompress = _Compression(bits, self.maxMessagePayloadSize)
+        return None, {"Sec-WebSocket-Extensions": extension}
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        self.drop_soon()
+        # It gives headers for a version alone (RFC 6455 §4.4).
+        super().failHandshake(reason, HTTPStatus.UPGRADE_REQUIRED if responseHeaders else code)
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
+        body = reason[:_REASON].encode("ascii", "replace") + b"\n"
+        head = f"HTTP/1.1 {code:d} {HTTPStatus(code).phrase}\r\n"
+        if code == HTTPStatus.UPGRADE_REQUIRED:
+            head += "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        if code == HTTPStatus.METHOD_NOT_ALLOWED:
+            head += "Allow: GET\r\n"
+        head += "Connection: close\r\nContent-Type: text/plain\r\n"
+        head += f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.sendData(head.encode() + body)
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        # Autobahn's own logs the reason as a warning, and some quote the URL or a header, in
+        # which there may be a token.
+        self.sendHttpErrorResponse(code, reason, responseHeaders)
+        self.wasClean = True
+        self.dropConnection(abort=False)
 
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
+        self.send_queue = ()  # for bytes sent one by one, which nothing does: 760 bytes
+        self.trafficStats = self.traffic  # nobody asks for one connection's: 350 bytes
         if self.node.full():
             self.close(TRY_AGAIN_LATER, TOO_MANY.sentence)
             return
-        self.opened(FRAMES)
+        self.opened(FRAMES if self._perMessageCompress is None else SMALL_FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
-        if self.session is None:
-            self._dataReceived(data)
-        else:
+        if self.session is not None:
             self.take(data)
+        elif self.state != self.STATE_CLOSED:  # Autobahn would keep it
+            self._dataReceived(data)
 
     def consume(self, data: bytes) -> tuple[bytes, bool]:
         """Takes what nearly every frame is, a whole short text message, by a short way: a
         fourth of Autobahn's cost. All else is left to Autobahn, byte for byte."""
+        if self.state == self.STATE_CLOSED:  # Autobahn would keep it
+            return b"", False
         start, budget = 0, PORTION
         while start < len(data) and budget > 0 and not self.stopped:
             taken = self._take_text(data, start)
@@ -143,10 +247,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         body = start + 6
         if len(data) < body or data[start] != _WHOLE_TEXT:
             return None
-        if self.data or self.state != self.STATE_OPEN:
-            return None
-        if self.inside_message or self.current_frame is not None:
-            return None  # amid a message or a frame
+        if self.data or self.inside_message or self.current_frame is not None:
+            return None  # amid a message, a frame or its head
         size = data[start + 1] - _MASKED
         if size == _SIZE_16:
             size = int.from_bytes(data[start + 2 : start + 4], "big")
@@ -169,23 +271,58 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         self._request(_BINARY if isBinary else decode(payload))
 
     def _request(self, request: Any) -> None:
-        if self.session is not None and self.state == self.STATE_OPEN:
-            self.dispatcher.receive(self.session, request, FRAMES)
+        session = self.session
+        if session is not None and self.state == self.STATE_OPEN:
+            self.dispatcher.receive(session, request, session.wire)
+
+    def onFrameBegin(self) -> None:
+        frame = self.current_frame
+        if frame.opcode < _CONTROL and not (frame.opcode and frame.fin):
+            self._count()
+        super().onFrameBegin()
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        self.message_data = bytearray()
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        if self._isMessageCompressed:  # what it is inflated to is counted by the inflater
+            self.message_data_total_length -= length
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if not self.failedByMe:
+            self.message_data += payload
+
+    def onMessageFrameEnd(self) -> None:
+        pass
 
     def onMessageEnd(self) -> None:
         # Autobahn's own makes a Deferred for listeners that nobody has.
+        data, self.message_data = self.message_data, b""
         if not self.failedByMe:
-            self.onMessage(b"".join(self.message_data), self.message_is_binary)
-        self.message_data = []
+            self.onMessage(bytes(data), self.message_is_binary)
 
     def onPing(self, payload: bytes) -> None:
         self._heard()
-        self.sendPong(payload)
+        self._count()
+        self.send(_PONG + bytes((len(payload),)) + payload)
 
     def onPong(self, payload: bytes) -> None:
         self._heard()
-        if self.session is not None:
-            self.node.cursors.answered(self.session, payload)
+        if self.session is None or not self.node.cursors.answered(self.session, payload):
+            self._count()
+
+    def _count(self) -> None:
+        """Counts a control frame that nobody asked for, or a fragment."""
+        node = self.node
+        if self._counted_in != node.tick:
+            self._counted_in, self._frames = node.tick, 0
+        self._frames += 1
+        most = node.limits.frames_per_second
+        if self._frames > most and self.state == self.STATE_OPEN:
+            sentence = f"A client sends at most {most} control frames and fragments a second."
+            self.close(TOO_MANY_FRAMES, sentence)
 
     def _heard(self) -> None:
         if self.session is not None:
@@ -229,8 +366,8 @@ def _allowed(origin: str, headers: Any, origins: tuple[str, ...]) -> bool:
     """Whether a page of this origin may connect: one of chatd's own host, or a listed one."""
     if "*" in origins or origin in origins:
         return True
-    host: str = headers.get("host", "")
-    return urlsplit(origin).netloc.lower() == host.strip().lower()
+    scheme, _, host = origin.lower().partition("://")
+    return bool(scheme and host) and host == headers.get("host", "").strip().lower()
 
 
 class ChatFactory(WebSocketServerFactory):
@@ -239,7 +376,12 @@ class ChatFactory(WebSocketServerFactory):
     noisy = False
 
     def __init__(
-        self, reactor: Any, node: Node, dispatcher: Dispatcher, origins: tuple[str, ...]
+        self,
+        reactor: Any,
+        node: Node,
+        dispatcher: Dispatcher,
+        origins: tuple[str, ...],
+        compression: bool = False,
     ) -> None:
         txaio.use_twisted()
         txaio.config.loop = reactor  # type: ignore[attr-defined]
@@ -251,6 +393,8 @@ class ChatFactory(WebSocketServerFactory):
                 "node": node,
                 "dispatcher": dispatcher,
                 "origins": origins,
+                "compression": compression,
+                "traffic": TrafficStats(),
                 "maxFramePayloadSize": node.limits.frame_bytes,
                 "maxMessagePayloadSize": node.limits.frame_bytes,
             },

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from chatd.errors import Refused
 from chatd.model import Membership, Party, Room, fold
+from chatd.store import revocations
 from chatd.store.connection import Connection, Row, marks
 
 SCOPES = ("login-as", "push")
@@ -42,14 +43,16 @@ class Login(Struct, frozen=True):
     """A proof of who somebody is, already checked as far as that needs no database, and the
     token to issue.
 
-    Exactly one of `token` (digest), `user_id` (whose password was right), `name` (vouched for
-    by a JWT, or by the API key whose digest is `api_key`) and `registration` is set. `issue`
-    is the digest of the new token, `expires` its end in ms; not used with `token`.
+    Exactly one of `token` (digest), `user_id` (whose password was right, if the account still
+    has the hash `password`), `name` (vouched for by a JWT, or by the API key whose digest is
+    `api_key`) and `registration` is set. `issue` is the digest of the new token, `expires` its
+    end in ms; not used with `token`.
     """
 
     now: int
     token: bytes | None = None
     user_id: int | None = None
+    password: str = ""
     name: str | None = None
     api_key: bytes | None = None
     registration: Registration | None = None
@@ -102,7 +105,7 @@ def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | R
     with connection.transaction():
         keys = _scopes(connection, {lo.api_key for lo in logins if lo.api_key})
         users, expiries = _by_token(connection, [lo.token for lo in logins if lo.token])
-        by_id = _rows(connection, "id", {lo.user_id for lo in logins if lo.user_id})
+        by_password = _by_password(connection, {lo.user_id for lo in logins if lo.user_id})
         by_name = _vouched(connection, [lo for lo in logins if lo.name and _allowed(lo, keys)])
         found: list[Row | Refused] = []
         for login in logins:
@@ -112,7 +115,7 @@ def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | R
                 expired = expiries.get(login.token, 0) <= login.now
                 found.append(_BAD_TOKEN if expired else users[login.token])
             elif login.user_id:
-                found.append(by_id.get(login.user_id, _BAD_TOKEN))
+                found.append(by_password.get((login.user_id, login.password), _BAD_PASSWORD))
             elif not _allowed(login, keys):
                 found.append(_BAD_KEY)
             else:
@@ -138,6 +141,7 @@ def _account(
 
 
 _BAD_TOKEN = Refused("unauthorized", "The token is unknown or has expired. Log in again.")
+_BAD_PASSWORD = Refused("unauthorized", "The password was changed meanwhile. Log in again.")
 _BAD_KEY = Refused("unauthorized", "The API key is unknown, or lacks the scope login-as.")
 _DISABLED = Refused("forbidden", "This account is disabled.")
 
@@ -166,18 +170,34 @@ def _by_token(
     return {bytes(r[0]): r[2:] for r in rows}, {bytes(r[0]): r[1] for r in rows}
 
 
-def _rows(connection: Connection, column: str, values: Iterable[object]) -> dict[object, Row]:
-    wanted = list(values)
+def _by_password(connection: Connection, user_ids: set[int]) -> dict[tuple[int, str], Row]:
+    """The users, by id and password hash."""
+    if not user_ids:
+        return {}
+    # Locked: else a password changed now would leave the token that is about to be issued.
+    rows = connection.all(
+        f"SELECT id, name, disabled_at, password FROM users WHERE id IN ({marks(user_ids)})"
+        + connection.dialect.locking,
+        list(user_ids),
+    )
+    return {(row[0], row[3]): row[:3] for row in rows}
+
+
+def _by_name(connection: Connection, keys: Iterable[str]) -> dict[object, Row]:
+    wanted = list(keys)
     if not wanted:
         return {}
-    sql = f"SELECT {column}, id, name, disabled_at FROM users WHERE {column} IN ({marks(wanted)})"
-    return {row[0]: row[1:] for row in connection.all(sql, wanted)}
+    rows = connection.all(
+        f"SELECT name_key, id, name, disabled_at FROM users WHERE name_key IN ({marks(wanted)})",
+        wanted,
+    )
+    return {row[0]: row[1:] for row in rows}
 
 
 def _vouched(connection: Connection, logins: Sequence[Login]) -> dict[object, Row]:
     """The users that trusted parties named, by folded name; made where they are missing."""
     named = {fold(login.name or ""): login for login in logins}
-    rows = _rows(connection, "name_key", named)
+    rows = _by_name(connection, named)
     missing = [key for key in named if key not in rows]
     if not missing:
         return rows
@@ -185,7 +205,7 @@ def _vouched(connection: Connection, logins: Sequence[Login]) -> dict[object, Ro
         "INSERT IGNORE INTO users (name, name_key, display, created_at) VALUES (?, ?, ?, ?)",
         [(named[key].name, key, "", named[key].now) for key in missing],
     )
-    return rows | _rows(connection, "name_key", missing)
+    return rows | _by_name(connection, missing)
 
 
 def _register(connection: Connection, login: Login, new: Registration) -> Row | Refused:
@@ -272,14 +292,24 @@ def password_of(connection: Connection, name: str) -> tuple[int, str] | None:
     return (row[0], row[1]) if row else None
 
 
-def set_password(connection: Connection, user_id: int, password: str) -> None:
-    """Replaces the password by an argon2id hash."""
-    connection.run("UPDATE users SET password = ? WHERE id = ?", (password, user_id))
+def change_password(connection: Connection, user_id: int, password: str, now: int) -> None:
+    """Replaces the password by an argon2id hash, and ends all tokens of the user: whoever has
+    the old one may have logged in with it."""
+    with connection.transaction():
+        connection.run("UPDATE users SET password = ? WHERE id = ?", (password, user_id))
+        _end_tokens(connection, user_id, now)
 
 
-def set_disabled(connection: Connection, user_id: int, since: int | None) -> None:
-    """Disables an account since a time in ms, or enables it."""
-    connection.run("UPDATE users SET disabled_at = ? WHERE id = ?", (since, user_id))
+def disable(connection: Connection, user_id: int, now: int) -> None:
+    """Disables an account, and ends all tokens of the user."""
+    with connection.transaction():
+        connection.run("UPDATE users SET disabled_at = ? WHERE id = ?", (now, user_id))
+        _end_tokens(connection, user_id, now)
+
+
+def enable(connection: Connection, user_id: int) -> None:
+    """Lets a disabled account log in again."""
+    connection.run("UPDATE users SET disabled_at = NULL WHERE id = ?", (user_id,))
 
 
 def list_users(connection: Connection) -> list[Row]:
@@ -304,29 +334,38 @@ def token_id(digest: bytes) -> str:
     return bytes(digest[:8]).hex()
 
 
-def revoke_token(connection: Connection, user_id: int, digest: bytes) -> None:
+def revoke_token(connection: Connection, user_id: int, digest: bytes, now: int) -> None:
     """Ends one token."""
-    connection.run("DELETE FROM tokens WHERE user_id = ? AND hash = ?", (user_id, digest))
+    with connection.transaction():
+        connection.run("DELETE FROM tokens WHERE user_id = ? AND hash = ?", (user_id, digest))
+        revocations.note(connection, user_id, now)
 
 
-def revoke_by_id(connection: Connection, user_id: int, named: str) -> bytes | None:
+def revoke_by_id(connection: Connection, user_id: int, named: str, now: int) -> bytes | None:
     """Ends the user's token of that id; its digest, if there is one."""
     for (stored,) in connection.all("SELECT hash FROM tokens WHERE user_id = ?", (user_id,)):
         if token_id(stored) == named:
-            revoke_token(connection, user_id, bytes(stored))
+            revoke_token(connection, user_id, bytes(stored), now)
             return bytes(stored)
     return None
 
 
-def revoke_all(connection: Connection, user_id: int) -> None:
+def revoke_all(connection: Connection, user_id: int, now: int) -> None:
     """Ends all tokens of a user."""
+    with connection.transaction():
+        _end_tokens(connection, user_id, now)
+
+
+def _end_tokens(connection: Connection, user_id: int, now: int) -> None:
     connection.run("DELETE FROM tokens WHERE user_id = ?", (user_id,))
+    revocations.note(connection, user_id, now)
 
 
 def forget_expired(connection: Connection, now: int) -> None:
-    """Deletes tokens and invitations that can no longer be used."""
+    """Deletes tokens and invitations that can no longer be used, and old revocations."""
     connection.run("DELETE FROM tokens WHERE expires_at <= ?", (now,))
     connection.run("DELETE FROM invitations WHERE expires_at <= ? OR uses_left <= 0", (now,))
+    revocations.forget(connection, now)
 
 
 def add_api_key(connection: Connection, name: str, scopes: Iterable[str], now: int) -> str:
