@@ -444,7 +444,11 @@ class Client:
             self.retry_hints.append(event.retry_after)
 
     def _delivered(self, event: Frame) -> None:
-        to = event.to if event.to.startswith("#") or event.sender == self.name else f"@{event.sender}"
+        to = (
+            event.to
+            if event.to.startswith("#") or event.sender == self.name
+            else f"@{event.sender}"
+        )
         if self.link is not None:
             self.link.send(_encode({"cmd": "delivered", "to": to, "seq": event.seq}))
 

@@ -33,7 +33,9 @@ def _rows(daemon: Daemon) -> list[Row]:
     return sqlite_rows(daemon.state / "chatd.db")
 
 
-async def _say(stage: Stage, speakers: Sequence[Client], to: str, count: int, rate: int, long: bool = False) -> None:
+async def _say(
+    stage: Stage, speakers: Sequence[Client], to: str, count: int, rate: int, long: bool = False
+) -> None:
     """So many messages, at a steady rate (a second); fewer where answers come late."""
     started = time.monotonic()
     for number in range(count):
@@ -134,10 +136,10 @@ async def half_open(stage: Stage) -> None:
     stage.outcome.runs = 0
     for _ in range(3 if stage.full else 1):
         pairs = list(proxy.connections)
-        before = daemon.sockets()
+        left = daemon.sockets() - len(pairs)
         proxy.blackhole(up=True, down=True)
         lost = time.monotonic()
-        await until(lambda: daemon.sockets() <= before - len(pairs), "they are missed")
+        await until(partial(_fewer_sockets, daemon, left), "they are missed")
         took = time.monotonic() - lost
         stage.recovered(took)
         stage.expect(took <= interval + timeout + 1.5, f"they were missed after {took:.1f} s")
@@ -149,6 +151,10 @@ async def half_open(stage: Stage) -> None:
     talking.cancel()
     await stage.judge(partial(_rows, daemon))
     stage.calm()
+
+
+def _fewer_sockets(daemon: Daemon, most: int) -> bool:
+    return daemon.sockets() <= most
 
 
 _READER = """
@@ -191,7 +197,10 @@ async def _standing_still(stage: Stage, daemon: Daemon, limit: float) -> None:
 
 
 async def networks(stage: Stage) -> None:
-    """Connections are reset, closed, cut amid a frame, stalled and throttled."""
+    """Connections are reset, closed, cut amid a frame, stalled and throttled.
+
+    Lines have no pings, and behind a proxy no other proof of what has arrived but their word.
+    """
     daemon = await stage.started(heartbeat={"interval": 2, "timeout": 2})
     web, lines = Proxy(lambda: daemon.web), Proxy(lambda: daemon.lines)
     for proxy in (web, lines):
@@ -201,7 +210,9 @@ async def networks(stage: Stage) -> None:
     for number in range(20):
         on_lines = number % 4 == 3
         proxy = lines if on_lines else web
-        clients.append(stage.client(daemon, port=partial(getattr, proxy, "port"), lines=on_lines, ack=True))
+        clients.append(
+            stage.client(daemon, port=partial(getattr, proxy, "port"), lines=on_lines, ack=on_lines)
+        )
     await asyncio.gather(*(client.enter() for client in clients))
     talkers = Crowd(stage, clients)
     await talkers.gather()
@@ -492,19 +503,19 @@ async def pasted(stage: Stage) -> None:
     probe = Probe(stage, talkers.clients[0])
     resident = daemon.resident()
     probe.start()
-    stored = []
+    stored: list[int] = []
     for data in (b"hello there, this is pasted\n" * 37_450, b"x" * 2**20 + b"\n"):
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", daemon.lines, limit=16 * 2**20
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.lines, limit=16 * 2**20)
+        writer.write(
+            f"/login paster{len(stored)} api_key={stage.kits.api_key} replay=false\n".encode()
         )
-        writer.write(f"/login paster api_key={stage.kits.api_key} replay=false\n".encode())
         writer.write(b"/join #g0\n")
-        await reader.readuntil(b"#g0")
+        await reader.readuntil(b"+OK seq=")
         writer.write(data)
         writer.write_eof()
         answers = b""
         with suppress(OSError, TimeoutError):
-            answers = await asyncio.wait_for(reader.read(), 20)
+            answers = await asyncio.wait_for(reader.read(), 60)
         stored.append(answers.count(b"+OK"))
         writer.close()
     stage.note(f"{stored[0]} lines were taken")
@@ -513,4 +524,34 @@ async def pasted(stage: Stage) -> None:
     stage.expect(growth <= 48 * 2**20, f"the daemon took {growth / 2**20:.1f} MiB")
     stage.expect(late <= 5 * _NOISE, f"p99 of another client's round trips is {late:.3f} s")
     stage.outcome.runs = 2
+    stage.calm()
+
+
+async def password_flood(stage: Stage) -> None:
+    """Hundreds of logins by password at once, all of other accounts."""
+    daemon = await stage.started()
+    idle = stage.client(daemon, "idle")
+    await idle.enter()
+    flood = 1000 if stage.full else 300
+    probe = Probe(stage, idle)
+    probe.start()
+    outcomes: dict[bytes, int] = {}
+
+    async def log_in(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", daemon.lines)
+        writer.write(f"/login nobody{number} wrong-password\n".encode())
+        code = (await asyncio.wait_for(reader.readline(), 60)).split(b" ")[1]
+        outcomes[code] = outcomes.get(code, 0) + 1
+        writer.close()
+
+    await asyncio.gather(*(log_in(number) for number in range(flood)))
+    late = probe.stop()
+    stage.note(", ".join(f"{count} {code.decode()}" for code, count in sorted(outcomes.items())))
+    refused = flood - outcomes.get(b"unauthorized", 0)
+    stage.expect(refused, "all were taken, however many")
+    # On a busy machine some wait until their time to log in is over.
+    expected = {b"unauthorized", b"unavailable", b"rate-limited", b"closing"}
+    stage.expect(set(outcomes) <= expected, f"{outcomes}")
+    stage.expect(late <= 5 * _NOISE, f"p99 of an idle client's round trips is {late:.3f} s")
+    stage.outcome.runs = flood
     stage.calm()

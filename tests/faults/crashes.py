@@ -154,10 +154,9 @@ async def stopped_twice(stage: Stage) -> None:
         await asyncio.sleep(stage.rng.uniform(*_SOON))
         for client in talkers.clients[:5]:
             client.stop_reading()  # the goodbye waits for them
+        talkers.clients[5].retry_hints.clear()
         daemon.signal(signal.SIGTERM)
-        going = talkers.clients[5].retry_hints
-        before = len(going)
-        await until(lambda: len(going) > before, "the end is announced")
+        await until(lambda: talkers.clients[5].retry_hints, "the end is announced")
         daemon.signal(signal.SIGTERM)
         asked = time.monotonic()
         code = await daemon.ended()
