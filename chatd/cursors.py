@@ -15,13 +15,16 @@ from chatd.session import Session
 from chatd.store.rooms import Cursor
 from chatd.store.store import Store
 
+_PROMPT = 2  # ticks within which a client answers a ping, if it can
+
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 
 
 class Cursors:
     """What clients have been seen to have received and is not saved yet."""
 
-    def __init__(self, store: Store, spawn: Spawn) -> None:
+    def __init__(self, store: Store, spawn: Spawn, tick: Callable[[], int]) -> None:
+        self._tick = tick
         self._store = store
         self._spawn = spawn
         self._moved: dict[int, dict[int, int]] = {}
@@ -33,6 +36,7 @@ class Cursors:
             return
         session.asked, session.unproved = _merged(session.asked, session.unproved) or {}, None
         session.question += 1
+        session.asked_in = self._tick()
         session.link.ping(_payload(session))
 
     def answered(self, session: Session, payload: bytes) -> bool:
@@ -40,12 +44,41 @@ class Cursors:
         if session.asked is None or payload != _payload(session):
             return False
         self._note(session, session.asked)
-        session.asked = None
+        session.asked, session.answers = None, True
         return True
 
     def prove(self, session: Session) -> None:
-        """The client gave a sign of life: all that its kernel has acknowledged, it has."""
-        if session.outbox is not None or not (session.unproved or session.asked):
+        """The client sent a request. That proves nothing by itself: it may have left before what
+        was written arrived, and a proxy in between may have taken that. So the client is asked."""
+        if self._mute(session):
+            self._acknowledged(session)
+        elif session.unproved and session.asked is None:
+            self.ask(session)
+
+    def ended(self, session: Session) -> None:
+        """The connection ended. A proxy may have done that."""
+        if self._mute(session):
+            self._acknowledged(session)
+
+    def closed(self, session: Session) -> None:
+        """The client said goodbye, so it has read what was written, unless it left a ping
+        unanswered for long."""
+        if self._mute(session) or session.asked is None or self._silence(session) <= _PROMPT:
+            self._acknowledged(session)
+
+    def _mute(self, session: Session) -> bool:
+        """Whether the client has no answer to a ping."""
+        if not session.link.pings:
+            return True
+        ignored = session.asked is not None and self._silence(session) > _PROMPT
+        return ignored and not session.answers
+
+    def _silence(self, session: Session) -> int:
+        return self._tick() - session.asked_in
+
+    def _acknowledged(self, session: Session) -> None:
+        """What the kernel of the other side has acknowledged, if it is all, counts as received."""
+        if not (session.unproved or session.asked) or session.outbox is not None:
             return
         if not session.link.pending():
             self._note(session, _merged(session.asked, session.unproved))

@@ -20,6 +20,7 @@ from chatd.session import Session
 from chatd.store.accounts import forget_expired
 
 BEATS = 10  # in a tick
+_PROOF = 2  # ticks within which a client that listens is asked for proof that it received
 _CLEANING = 600  # ticks between two cleanings of the tables
 
 
@@ -104,6 +105,8 @@ class Heartbeat:
             link.abort()
         elif silence >= self._interval and session.pinged <= session.heard:
             session.pinged = node.tick
+            node.cursors.ask(session)
+        elif session.unproved and session.asked is None and not node.tick % _PROOF:
             node.cursors.ask(session)
 
     def _visit_mute(self, session: Session, silence: int) -> None:

@@ -61,7 +61,7 @@ class Node:
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)
         self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
-        self.cursors = Cursors(self.store, self.spawn)
+        self.cursors = Cursors(self.store, self.spawn, lambda: self.tick)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
@@ -89,6 +89,7 @@ class Node:
         for session in self.hub.sessions:
             event = {"event": "going-away", "retry_after": round(random() * _RETRY_AFTER, 2)}
             self.hub.send(session, session.wire.event(event))
+        self.store.hurry()
         await self.store.idle()
         self.hub.flush()
         for session in list(self.hub.sessions):

@@ -103,7 +103,8 @@ class Session:
     has news while the session is `loading` (its backlog is not known yet) or `paused` (its
     buffer is full). `unproved` holds the last seqs written, by room id, that the client has
     not been seen to have received; `asked` those of them written before the last ping, whose
-    number is `question`. `drained` is what was pending when the heartbeat last looked.
+    number is `question`, in the tick `asked_in`; `answers`: it has answered one. `drained` is what
+    was pending when the heartbeat last looked.
     `token` is the digest of the token that the client logged in with or got, `expires` (ms) its
     end and so the session's.
     """
@@ -111,7 +112,9 @@ class Session:
     __slots__ = (
         "acknowledging",
         "address",
+        "answers",
         "asked",
+        "asked_in",
         "behind",
         "busy",
         "drained",
@@ -161,6 +164,8 @@ class Session:
         self.unproved: dict[int, int] | None = None
         self.asked: dict[int, int] | None = None
         self.question = 0
+        self.asked_in = 0
+        self.answers = False
         self.drained = 0
         self.requests: Any = None
         self.replies: Any = None

@@ -240,9 +240,11 @@ class Frames(Client):
         return data[0] & 0x0F, payload
 
     async def next(self) -> dict[str, Any]:
-        """The next reply or event."""
+        """The next reply or event. Pings before it are answered."""
         while True:
             opcode, payload = await self.next_frame()
+            if opcode == 9:
+                self.frame(payload, opcode=10)
             if opcode == 1:
                 found: dict[str, Any] = json.loads(payload)
                 return found

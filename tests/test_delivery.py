@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chatd.backlog import PAGE
+from chatd.heartbeat import BEATS
 from tests import mariadb
 from tests.bed import Frames, Lines, NodeCase
 
@@ -49,18 +50,23 @@ class Delivery(NodeCase):
         reply = await client.ask("ping")
         self.assertTrue(reply["ok"])
 
+    async def _leave(self, client: Frames) -> None:
+        """Says goodbye, having read all."""
+        await client.ask("ping")
+        client.frame((1000).to_bytes(2, "big"), opcode=8)
+        self.assertTrue(client.closed)
+
     async def test_missed_messages_are_replayed_once_in_order(self) -> None:
         """Who was away gets what was missed, in order, and not again after that."""
         alice, bob = await self.user("alice"), await self.user("bob")
         await self._said(alice, "@bob", ["before"])
         self.assertEqual(await self._events(bob, 1), [(1, "before")])
-        bob.vanish()
+        await self._leave(bob)
         await self._said(alice, "@bob", [f"missed {n}" for n in range(5)])
         bob = await self.user("bob")
         expected = [(n + 2, f"missed {n}") for n in range(5)]
         self.assertEqual(await self._events(bob, 5), expected)
-        await bob.ask("ping")
-        bob.vanish()
+        await self._leave(bob)
         bob = await self.user("bob")
         await self._said(alice, "@bob", ["after"])
         self.assertEqual(await self._events(bob, 1), [(7, "after")])
@@ -79,8 +85,7 @@ class Delivery(NodeCase):
         """What a session said itself does not come back at its next login."""
         alice, bob = await self.user("alice"), await self.user("bob")
         await self._said(alice, "@bob", ["mine"])
-        await alice.ask("ping")
-        alice.vanish()
+        await self._leave(alice)
         alice = await self.user("alice")
         await self._said(bob, "@alice", ["yours"])
         self.assertEqual(await self._events(alice, 1), [(2, "yours")])
@@ -159,6 +164,86 @@ class Delivery(NodeCase):
         bob.transport.abortConnection()
         bob = await self.user("bob")
         self.assertEqual(await self._events(bob, 1), [(2, "after the ping")])
+
+    async def _written(self, answers: bool) -> tuple[Frames, Frames]:
+        """Alice, and Bob to whom a message was written; whether he answers pings."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        if answers:
+            await self._said(alice, "@bob", ["zero"])
+            self.node.tick += 1
+            await bob.ask("ping")
+        await self._said(alice, "@bob", ["one"])
+        return alice, bob
+
+    def _request(self, client: Frames) -> None:
+        """Sends a request a tick later; nothing is read, so pings are not answered."""
+        self.node.tick += 1
+        client.frame(b'{"cmd":"ping"}')
+
+    async def _comes_again(self) -> bool:
+        """Whether Bob's next login would bring what was written."""
+        overview = await (await self.user("bob")).ask("rooms")
+        return any(room["delivered_seq"] < room["last_seq"] for room in overview["rooms"])
+
+    async def test_a_request_is_no_proof(self) -> None:
+        """A request may have been under way before what it would prove: only the answer to the
+        ping that it leads to proves it, however many come."""
+        _, bob = await self._written(answers=True)
+        for _ in range(10):
+            self._request(bob)
+        bob.vanish()
+        self.assertTrue(await self._comes_again())
+
+    async def test_a_request_leads_to_a_proof(self) -> None:
+        """A client that answers the ping that its request leads to does not get it again."""
+        _, bob = await self._written(answers=True)
+        self.node.tick += 1
+        await bob.ask("ping")
+        bob.vanish()
+        self.assertFalse(await self._comes_again())
+
+    async def test_a_client_that_answers_no_ping(self) -> None:
+        """For a client that has never answered a ping, though it had the time, what its kernel
+        has acknowledged counts when it sends a request."""
+        for requests, again in ((3, True), (4, False)):
+            _, bob = await self._written(answers=False)
+            for _ in range(requests):
+                self._request(bob)
+            bob.vanish()
+            self.assertEqual(await self._comes_again(), again)
+
+    async def test_an_end_is_no_proof(self) -> None:
+        """A connection that ends in good order without a goodbye proves nothing: a proxy may
+        have ended it."""
+        _, bob = await self._written(answers=True)
+        bob.vanish()
+        self.assertTrue(await self._comes_again())
+
+    async def test_a_goodbye_is_proof(self) -> None:
+        """A client that says goodbye has what its kernel has acknowledged."""
+        _, bob = await self._written(answers=True)
+        bob.frame((1000).to_bytes(2, "big"), opcode=8)
+        self.assertFalse(await self._comes_again())
+
+    async def test_a_goodbye_of_one_that_is_behind(self) -> None:
+        """The goodbye of a client that has left a ping unanswered for long is no proof."""
+        _, bob = await self._written(answers=True)
+        for _ in range(4):
+            self._request(bob)
+        bob.frame((1000).to_bytes(2, "big"), opcode=8)
+        self.assertTrue(await self._comes_again())
+
+    async def test_a_listener_is_asked(self) -> None:
+        """A client that only listens is asked for proof within two ticks."""
+        _, bob = await self._written(answers=True)
+        for _ in range(2 * BEATS):
+            self.heartbeat.beat()
+        opcode = 0
+        while opcode != 9:
+            opcode, payload = await bob.next_frame()
+        bob.frame(payload, opcode=10)
+        bob.vanish()
+        self.assertFalse(await self._comes_again())
 
     async def test_nothing_is_proved_behind_a_close(self) -> None:
         """What is said after the server began to close a connection comes at the next login,

@@ -23,6 +23,7 @@ class Beats(NodeCase):
     def tick(self, count: int) -> None:
         for _ in range(count * BEATS):
             self.heartbeat.beat()
+        self.node.hub.flush()
 
     def pings(self, client: Frames) -> int:
         """Takes the pings that came; their number."""

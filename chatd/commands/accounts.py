@@ -186,7 +186,7 @@ def _logged_in(ctx: Context, account: Account, token: str) -> LoggedIn:
 async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
     """Ends this session's token; with everywhere, all your tokens and sessions."""
     user, session, node = ctx.user, ctx.session, ctx.node
-    node.cursors.prove(session)
+    node.cursors.closed(session)
     if everywhere:
         await node.store.write(statements.revoke_all, user.id, node.millis())
         node.close_sessions(user.id, None, but=session)

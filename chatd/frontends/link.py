@@ -96,10 +96,9 @@ class TransportLink(Protocol, Link):
             self.node.backlog.pause(self.session)
 
     def input_ended(self) -> None:
-        """The client sends no more. That it ended in good order, with all acknowledged,
-        proves that it has read all: a kernel resets a connection with unread bytes."""
+        """The client sends no more."""
         if self.session is not None:
-            self.node.cursors.prove(self.session)
+            self.node.cursors.ended(self.session)
 
     # -- session.Link
 

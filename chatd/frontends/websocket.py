@@ -177,9 +177,12 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         return None, {"Sec-WebSocket-Extensions": extension}
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
+        # Not Autobahn's own: that logs the reason, and some quote the URL or a header, in which
+        # there may be a token. It gives headers for a version alone (RFC 6455 §4.4).
         self.drop_soon()
-        # It gives headers for a version alone (RFC 6455 §4.4).
-        super().failHandshake(reason, HTTPStatus.UPGRADE_REQUIRED if responseHeaders else code)
+        self.sendHttpErrorResponse(HTTPStatus.UPGRADE_REQUIRED if responseHeaders else code, reason)
+        self.wasClean = True
+        self.dropConnection(abort=False)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         body = reason[:_REASON].encode("ascii", "replace") + b"\n"
@@ -191,13 +194,6 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         head += "Connection: close\r\nContent-Type: text/plain\r\n"
         head += f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
         self.sendData(head.encode() + body)
-
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
-        # Autobahn's own logs the reason as a warning, and some quote the URL or a header, in
-        # which there may be a token.
-        self.sendHttpErrorResponse(code, reason, responseHeaders)
-        self.wasClean = True
-        self.dropConnection(abort=False)
 
     def onOpen(self) -> None:
         for leftover in _LEFTOVERS:
@@ -334,7 +330,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         super().sendCloseFrame(*args, **kwargs)
 
     def onCloseFrame(self, code: int, reasonRaw: bytes) -> Any:
-        self.input_ended()
+        if self.session is not None:
+            self.node.cursors.closed(self.session)
         return super().onCloseFrame(code, reasonRaw)
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
@@ -355,8 +352,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
             super().send(data)
 
     def ping(self, payload: bytes) -> None:
-        self.node.hub.flush()
-        self.send(_PING + bytes((len(payload),)) + payload)
+        if self.session is not None:
+            self.node.hub.send(self.session, _PING + bytes((len(payload),)) + payload)
 
     def finished(self) -> None:
         pass

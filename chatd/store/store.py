@@ -69,17 +69,20 @@ class Store:
         """Whether the database could be written to, when that was tried last."""
         return self._writers.health.usable
 
-    async def idle(self) -> None:
-        """Waits until all that was submitted is done; from here on a database that is away is
-        not waited for."""
-        batchers = (self._log, self._logins, self._cursors)
-        for batcher in batchers:
+    def hurry(self) -> None:
+        """From here on a database that is away is not waited for."""
+        for batcher in (self._log, self._logins, self._cursors):
             batcher.hurry()
-        for batcher in batchers:
-            await batcher.idle()
+
+    async def idle(self) -> None:
+        """Waits until all that was submitted is done."""
+        await self._log.idle()
+        await self._logins.idle()
+        await self._cursors.idle()
 
     async def stop(self) -> None:
         """Finishes what was submitted, then closes the connections."""
+        self.hurry()
         await self.idle()
         self._writers.close()
         self._readers.close()
