@@ -3,7 +3,7 @@ guessing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import argon2
@@ -17,17 +17,22 @@ from chatd.errors import Refused, Unavailable
 T = TypeVar("T")
 
 _THREADS = 2
-_MOST_WAITING = 200  # a hash takes some 30 ms of a core: a few seconds' work
-_MOST_NEW = 100  # of them for new accounts: those who have one come first
 _LEEWAY = 30  # seconds by which an embedding site's clock may be off
 
 
 class Passwords:
     """Hashes and verifies in threads of their own (argon2id, the library's RFC 9106 low-memory
-    profile), so that a flood of logins does not stop the chat."""
+    profile), so that a flood of logins does not stop the chat. `at_once()` says how many may
+    be hashed or wait for it."""
 
-    def __init__(self, reactor: Any, hasher: argon2.PasswordHasher | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        at_once: Callable[[], int],
+        hasher: argon2.PasswordHasher | None = None,
+    ) -> None:
         self._reactor = reactor
+        self._at_once = at_once
         self._threads = ThreadPool(0, _THREADS, "passwords")
         self._hasher = hasher or argon2.PasswordHasher()
         self._nobody = self._hasher.hash("nobody has this password")
@@ -43,11 +48,12 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """The form in which a password is stored. Raises `Unavailable` when too many wait."""
-        return await self._run(lambda: self._hasher.hash(password), _MOST_NEW)
+        half = max(1, self._at_once() // 2)  # who has an account comes first
+        return await self._run(lambda: self._hasher.hash(password), half)
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether the password is right. Takes as long where there is no account."""
-        return await self._run(lambda: self._verify(stored, password), _MOST_WAITING)
+        return await self._run(lambda: self._verify(stored, password), self._at_once())
 
     def _verify(self, stored: str | None, password: str) -> bool:
         try:
@@ -67,10 +73,10 @@ class Passwords:
 
 
 class Throttle:
-    """Token buckets, one for each kind of key and key: `per_minute[kind]` tries at once,
+    """Token buckets, one for each kind of key and key: `per_minute(kind)` tries at once,
     refilled evenly."""
 
-    def __init__(self, per_minute: Mapping[str, int], seconds: Callable[[], float]) -> None:
+    def __init__(self, per_minute: Callable[[str], int], seconds: Callable[[], float]) -> None:
         self._per_minute = per_minute
         self._seconds = seconds
         self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
@@ -82,7 +88,7 @@ class Throttle:
         levels = {key: self._level(key, now) for key in keys}
         for (kind, _), level in levels.items():
             if level < 1:
-                wait = round((1 - level) * 60 / self._per_minute[kind], 1)
+                wait = round((1 - level) * 60 / self._per_minute(kind), 1)
                 raise Refused("rate-limited", f"Too many tries. Wait {wait} seconds.", wait)
         for key, level in levels.items():
             self._buckets[key] = (level - 1, now)
@@ -91,17 +97,17 @@ class Throttle:
         """The try was good: it does not count."""
         now = self._seconds()
         for key in keys:
-            self._buckets[key] = (min(self._per_minute[key[0]], self._level(key, now) + 1), now)
+            self._buckets[key] = (min(self._per_minute(key[0]), self._level(key, now) + 1), now)
 
     def forget_full(self) -> None:
         """Drops the buckets that are full again."""
         now = self._seconds()
-        full = [key for key in self._buckets if self._level(key, now) >= self._per_minute[key[0]]]
+        full = [key for key in self._buckets if self._level(key, now) >= self._per_minute(key[0])]
         for key in full:
             del self._buckets[key]
 
     def _level(self, key: tuple[str, str], now: float) -> float:
-        most = self._per_minute[key[0]]
+        most = self._per_minute(key[0])
         level, since = self._buckets.get(key, (most, now))
         return min(most, level + (now - since) * most / 60)
 

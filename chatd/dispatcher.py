@@ -20,8 +20,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.errors import Refused
+from chatd.errors import CLOSE_CODES, SLOW_DOWN, Refused
 from chatd.node import Context, Node
+from chatd.rates import Bucket
 from chatd.registry import BY_REQUEST, USERS
 from chatd.session import Session, Wire
 
@@ -50,7 +51,6 @@ class Dispatcher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._send = node.hub.send
-        self._most = node.limits.requests_under_way
 
     def receive(self, session: Session, request: Any, wire: Wire) -> None:
         """Takes a request that a wire decoded; `wire` puts the reply into bytes."""
@@ -87,10 +87,11 @@ class Dispatcher:
 
     def _hold(self, session: Session) -> None:
         replies, requests = session.replies, session.requests
-        if not (session.held or requests or (replies and len(replies) >= self._most)):
+        most = self._node.limits.requests_under_way
+        if not (session.held or requests or (replies and len(replies) >= most)):
             return
         under_way = len(requests or ()) + len(replies or ()) + session.busy
-        if (under_way >= self._most) != session.held:
+        if (under_way >= most) != session.held:
             session.held = not session.held
             session.link.hold(session.held)
 
@@ -108,6 +109,9 @@ class Dispatcher:
     def _call(self, session: Session, request: Any) -> Any:
         """The result, a refusal, a Deferred result, or a coroutine that goes on waiting."""
         command = BY_REQUEST.get(type(request))
+        over = self.charge(session, 1 if command is None else command.cost)
+        if over is not None:
+            return over
         if command is None:
             return request.error
         if command.audience == USERS and session.user is None:
@@ -122,6 +126,21 @@ class Dispatcher:
             return refused
         except Exception:  # the border: a command's fault is the caller's answer and our log
             return self._refusal(Failure())
+
+    def charge(self, session: Session, cost: int) -> Refused | None:
+        """Takes the cost of a request from what the session, its user and its place may ask
+        for; the refusal if there is nothing left."""
+        tick, user = self._node.tick, session.user
+        for bucket in (session.bucket, None if user is None else user.bucket, session.place):
+            if bucket is None:
+                continue
+            if bucket.tick != tick:
+                bucket.refill(tick)
+            if bucket.left <= 0:
+                wait = bucket.wait()
+                return Refused("rate-limited", f"Too many requests. Wait {wait:.0f} s.", wait)
+            bucket.left -= cost
+        return None
 
     def _refusal(self, failure: Failure) -> Refused:
         if isinstance(failure.value, Refused):
@@ -160,11 +179,25 @@ class Dispatcher:
             session.replies.append(_Reply(data))
         elif data:
             self._send(session, data)
+        if isinstance(outcome, Refused) and outcome.code in _MISTAKES:
+            self._count_mistake(session)
+
+    def _count_mistake(self, session: Session) -> None:
+        node = self._node
+        if session.mistakes is None:
+            session.mistakes = Bucket(node.rates.mistakes, node.tick)
+        session.mistakes.refill(node.tick)
+        session.mistakes.left -= 1
+        if session.mistakes.left < 1:
+            session.link.close(SLOW_DOWN, CLOSE_CODES[SLOW_DOWN])
 
     def _encode(self, request_id: Any, wire: Wire, outcome: Any) -> bytes:
-        if isinstance(outcome, Refused):
-            return wire.error(request_id, outcome)
-        return wire.reply(request_id, outcome)
+        try:
+            if isinstance(outcome, Refused):
+                return wire.error(request_id, outcome)
+            return wire.reply(request_id, outcome)
+        except Exception:  # the border, as in _call
+            return wire.error(request_id, self._refusal(Failure()))
 
     def _fill(
         self, outcome: Any, session: Session, reply: _Reply, request_id: Any, wire: Wire
@@ -191,6 +224,7 @@ class Dispatcher:
         self._log.failure("a reply was lost", failure)
 
 
+_MISTAKES = frozenset(("bad-request", "unknown-command", "rate-limited", "unauthorized"))
 _LOG_IN_FIRST = Refused("unauthorized", "Log in first.")
 _STOPPING = Refused("unavailable", "The server restarts.", 1.0)
 

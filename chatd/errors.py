@@ -66,6 +66,7 @@ NORMAL: Final = 1000
 TOO_MANY_FRAMES: Final = 1008
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013
+SLOW_DOWN: Final = 4000
 LOGGED_OUT: Final = 4100
 LOGIN_TIMEOUT: Final = 4101
 
@@ -77,6 +78,7 @@ CLOSE_CODES: Final[dict[int, str]] = {
     1009: "A frame or message was over the size limit.",
     SERVICE_RESTART: "The server stops or restarts; come back.",
     TRY_AGAIN_LATER: "The server cannot serve this session now; come back.",
+    SLOW_DOWN: "Too many requests were refused; slow down.",
     LOGGED_OUT: "The token of this session was revoked or has expired; log in again.",
     LOGIN_TIMEOUT: "Nobody logged in in time.",
 }

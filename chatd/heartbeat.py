@@ -32,10 +32,7 @@ class Heartbeat:
     def __init__(self, node: Node, feed_watchdog: Callable[[], object]) -> None:
         self._node = node
         self._feed_watchdog = feed_watchdog
-        # A visit comes up to a tick late, and the limits are promises.
-        self._interval = max(1, math.ceil(node.pulse.interval) - 1)
-        self._timeout = max(1, math.ceil(node.pulse.timeout) - 1)
-        self._login = max(1, math.ceil(node.limits.login_seconds))
+        self._read_settings()
         self._beats = 0
         self._round: list[Session] = []
         self._loop = LoopingCall(self._beat)
@@ -62,18 +59,23 @@ class Heartbeat:
         """Visits the next slice of the sessions, and at a tick's end keeps house."""
         if not self._beats % BEATS:
             self._round = list(self._node.hub.sessions)
+        self._read_settings()
         for session in self._round[self._beats % BEATS :: BEATS]:
             if not session.ended:
-                self._visit(session)
+                self._try_visit(session)
         self._beats += 1
         if not self._beats % BEATS:
             self._keep_house()
 
+    def _read_settings(self) -> None:
+        # A visit comes up to a tick late, and the limits are promises.
+        self._interval = max(1, math.ceil(self._node.pulse.interval) - 1)
+        self._timeout = max(1, math.ceil(self._node.pulse.timeout) - 1)
+        self._login = max(1, math.ceil(self._node.limits.login_seconds))
+
     def _keep_house(self) -> None:
         node = self._node
-        node.tick += 1
-        node.cursors.save()
-        node.guesses.forget_full()
+        node.keep_house()
         node.spawn("a look for revocations", node.revocations.look(node.millis()))
         if node.tick % _CLEANING == 1:
             node.spawn("cleaning", self._clean())
@@ -82,6 +84,13 @@ class Heartbeat:
     async def _clean(self) -> None:
         with suppress(Unavailable):  # another time
             await self._node.store.write(forget_expired, self._node.millis())
+
+    def _try_visit(self, session: Session) -> None:
+        try:
+            self._visit(session)
+        except Exception:  # one bad session must not keep the others from being visited
+            self._log.failure("a session could not be visited")
+            self._node.hub.drop(session)
 
     def _visit(self, session: Session) -> None:
         node, link = self._node, session.link

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from chatd.model import Entry, Membership, Party, Room
 from chatd.session import Session, User, Wire
@@ -18,6 +19,8 @@ from chatd.session import Session, User, Wire
 
 class Hub:
     """The sessions of this node, by user and by group."""
+
+    _log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = clock
@@ -219,5 +222,17 @@ class Hub:
         unsent, self._unsent = self._unsent, []
         for session in unsent:
             outbox, session.outbox = session.outbox, None
-            if outbox and not session.ended:
+            if not outbox or session.ended:
+                continue
+            try:
                 session.link.send(outbox[0] if len(outbox) == 1 else b"".join(outbox))
+            except Exception:  # the border: the others' outboxes are still to be sent
+                self._log.failure("a session could not be written to")
+                self.drop(session)
+
+    def drop(self, session: Session) -> None:
+        """Ends a session whose link failed."""
+        try:
+            session.link.abort()
+        except Exception:  # the border: who drops it has others to see to
+            self._log.failure("a connection could not be dropped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from random import random
 from typing import Any
@@ -15,11 +16,13 @@ from twisted.logger import Logger
 from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
-from chatd.errors import SERVICE_RESTART, Refused, Unavailable
+from chatd.doors import Doors, place_of
+from chatd.errors import SERVICE_RESTART, Refused
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, fold, normalise
+from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
-from chatd.session import Session, User
+from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
 from chatd.store import accounts
 from chatd.store.accounts import Account, Login
@@ -52,6 +55,7 @@ class Node:
         limits: Limits,
         pulse: Heartbeat,
         site_tokens: SiteTokens | None = None,
+        descriptors: int = sys.maxsize,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -66,11 +70,10 @@ class Node:
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
-        self.passwords = Passwords(reactor)
-        guesses = limits.passwords_per_minute
-        many = guesses * 10  # of an address that many share, or an account from everywhere
-        per_minute = {"guess": guesses, "address": many, "account": many, "new": many * 5}
-        self.guesses = Throttle(per_minute, now)
+        self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once)
+        self.guesses = Throttle(self._tries_per_minute, now)
+        self.doors = Doors(descriptors)
+        self.rates = Rates(limits)
         self.keys = Keys()
         self.tick = 0
         self.stopping = False
@@ -112,11 +115,31 @@ class Node:
             lambda failure: self.log.failure("{what} failed", failure, what=what)
         )
 
-    def full(self) -> bool:
-        """Whether no further client may connect."""
-        return len(self.hub.sessions) >= self.limits.connections
+    def keep_house(self) -> None:
+        """Begins a tick: saves and forgets what may be."""
+        self.tick += 1
+        self.rates.begin(self.tick, self.limits)
+        self.cursors.save()
+        self.guesses.forget_full()
+
+    def _tries_per_minute(self, kind: str) -> int:
+        return self.limits.passwords_per_minute * _TRIES[kind]
 
     # -- people
+
+    def session(self, link: Link, wire: Wire, address: str) -> Session:
+        """A session of nobody yet."""
+        session = Session(link, wire, address, self.tick)
+        session.bucket = Bucket(self.rates.session, self.tick)
+        self.locate(session, address)
+        return session
+
+    def locate(self, session: Session, address: str) -> None:
+        """Says where a session's client is."""
+        session.address = address
+        place = place_of(address)
+        if place is not None:
+            session.place = self.rates.places.of(place, self.tick)
 
     async def log_in(self, session: Session, login: Login, replay: bool) -> Account:
         """Makes the session its user's. A session with a link gets events from here on,
@@ -138,10 +161,12 @@ class Node:
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
                 session.user = User(user, {m.room.id: m.role for m in memberships})
+                session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
-            self.hub.enter(session, user, memberships)
+            entered = self.hub.enter(session, user, memberships)
+            entered.bucket = self.rates.users.of(user.id, self.tick)
         if replay:
             self.backlog.replay(session)
         return account
@@ -263,7 +288,9 @@ class Node:
             self.hub.dissolve(draft.room.id)
 
 
-TOO_MANY = Unavailable("The server has as many connections as it may. Try again.", 10.0)
+# Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
+# address, and an account is tried from everywhere; "new" are registrations from an address.
+_TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
 
 _MEMBERSHIP = frozenset(("joined", "left", "dissolved"))
 

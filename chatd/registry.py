@@ -1,5 +1,5 @@
 """The table of commands. A command is a function: its signature is the schema, its docstring
-the help, the decorator says who may call it.
+the help, the decorator says who may call it and what it costs.
 
     @command(USERS)
     async def say(ctx, to: Address, text: Text, key: Key | None = None) -> Deferred[Said]:
@@ -42,11 +42,13 @@ class Parameter(Struct, frozen=True):
 
 class Command(Struct, frozen=True):
     """One entry of the table. `request` is the struct that a request decodes into: its first
-    field is `id`, the others are the function's parameters in their order."""
+    field is `id`, the others are the function's parameters in their order. `cost` is what a
+    request takes from the buckets."""
 
     name: str
     function: Callable[..., Coroutine[Any, Any, Any] | Any]
     audience: Audience
+    cost: int
     help: str
     parameters: tuple[Parameter, ...]
     request: type[Struct]
@@ -64,11 +66,12 @@ COMMANDS: dict[str, Command] = {}
 BY_REQUEST: dict[type[Struct], Command] = {}
 
 
-def command(audience: Audience, name: str | None = None) -> Callable[[Any], Any]:
-    """Enters the function into the table, under its own name unless another is given."""
+def command(audience: Audience, name: str | None = None, cost: int = 1) -> Callable[[Any], Any]:
+    """Enters the function into the table, under its own name unless another is given. `cost`
+    says how much more work a request is than the cheapest."""
 
     def enter(function: Any) -> Any:
-        made = _make(function, name or function.__name__, audience)
+        made = _make(function, name or function.__name__, audience, cost)
         COMMANDS[made.name] = made
         BY_REQUEST[made.request] = made
         return function
@@ -76,7 +79,7 @@ def command(audience: Audience, name: str | None = None) -> Callable[[Any], Any]
     return enter
 
 
-def _make(function: Any, name: str, audience: Audience) -> Command:
+def _make(function: Any, name: str, audience: Audience, cost: int) -> Command:
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = tuple(
         _parameter(p, hints[p.name])
@@ -96,7 +99,7 @@ def _make(function: Any, name: str, audience: Audience) -> Command:
         kw_only=True,
     )
     doc = inspect.cleandoc(function.__doc__ or "")
-    return Command(name, function, audience, doc, parameters, request, hints.get("return"))
+    return Command(name, function, audience, cost, doc, parameters, request, hints.get("return"))
 
 
 def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:

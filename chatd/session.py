@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from chatd.errors import Refused
 from chatd.model import Party, Role, Room
+from chatd.rates import Bucket
 
 
 class Wire(Protocol):
@@ -56,9 +57,9 @@ class Link(Protocol):
 
 class User:
     """A user with sessions on this node; `groups` holds the user's role by room id, `peers`
-    the rooms found so far by address."""
+    the rooms found so far by address, `bucket` what all sessions together may ask for."""
 
-    __slots__ = ("groups", "id", "name", "party", "peers", "sessions")
+    __slots__ = ("bucket", "groups", "id", "name", "party", "peers", "sessions")
 
     def __init__(self, party: Party, groups: Mapping[int, Role] = MappingProxyType({})) -> None:
         self.party = party
@@ -67,6 +68,7 @@ class User:
         self.groups = dict(groups)
         self.sessions: list[Session] = []
         self.peers: dict[str, Room] | None = None
+        self.bucket: Bucket | None = None
 
 
 class Gap:
@@ -107,6 +109,8 @@ class Session:
     was pending when the heartbeat last looked.
     `token` is the digest of the token that the client logged in with or got, `expires` (ms) its
     end and so the session's.
+    `bucket` and `place` hold what the session and all from its place may ask for, `mistakes`
+    what it may get wrong.
     """
 
     __slots__ = (
@@ -116,6 +120,7 @@ class Session:
         "asked",
         "asked_in",
         "behind",
+        "bucket",
         "busy",
         "drained",
         "ended",
@@ -127,9 +132,11 @@ class Session:
         "id",
         "link",
         "loading",
+        "mistakes",
         "outbox",
         "paused",
         "pinged",
+        "place",
         "question",
         "replies",
         "requests",
@@ -150,6 +157,9 @@ class Session:
         self.since = tick
         self.heard = tick
         self.pinged = 0
+        self.bucket: Bucket | None = None
+        self.place: Bucket | None = None
+        self.mistakes: Bucket | None = None
         self.user: User | None = None
         self.token = b""
         self.expires = 0

@@ -186,15 +186,15 @@ def makeService(options: Options) -> IService:
     settings: Config = options.settings
     for warning in config.warnings(os.environ):
         Daemon.log.warn("{warning}", warning=warning)
-    _raise_descriptor_limit(settings.limits.connections)
-    node, claim = _node(settings, reactor)
+    descriptors = _raise_descriptor_limit(settings.limits.connections)
+    node, claim = _node(settings, reactor, descriptors)
     dispatcher = Dispatcher(node)
     heartbeat = Heartbeat(node, lambda: systemd.notify("WATCHDOG=1"))
     daemon = Daemon(node, heartbeat, claim)
     listen = settings.listen
     chat = ChatFactory(reactor, node, dispatcher, listen.origins, listen.deflate)
     site = make_site(node, dispatcher)
-    web = WebFactory(node.clock, settings.limits, chat.buildProtocol, site.buildProtocol)
+    web = WebFactory(node, chat.buildProtocol, site.buildProtocol)
     lines = LineFactory(node, dispatcher)
     foreground = options.parent is None or bool(options.parent["nodaemon"])
     for endpoint in settings.listen.http:
@@ -216,20 +216,23 @@ def _service(endpoint: str, factory: Any, reactor: Any) -> Any:
         _leave(_BAD_CONFIG, f"{endpoint} cannot be listened on: {error}")
 
 
-def _raise_descriptor_limit(connections: int) -> None:
-    """Lets the process have as many descriptors as it may, and tells if that is too few."""
+def _raise_descriptor_limit(connections: int) -> int:
+    """Lets the process have as many descriptors as it may, and tells if that is too few. How
+    many of them are for connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < connections + _OWN_DESCRIPTORS:
+    most = (sys.maxsize if hard == resource.RLIM_INFINITY else hard) - _OWN_DESCRIPTORS
+    if most < connections:
         Daemon.log.info(
             "limits.connections is {connections}, but the process may have only {hard} files"
             " open: raise LimitNOFILE or lower the limit",
             connections=connections,
             hard=hard,
         )
+    return most
 
 
-def _node(settings: Config, reactor: Any) -> tuple[Node, object]:
+def _node(settings: Config, reactor: Any, descriptors: int) -> tuple[Node, object]:
     state = config.state_directory(settings.state, os.environ)
     url = config.store_url(settings.store.url, state)
     try:
@@ -257,6 +260,7 @@ def _node(settings: Config, reactor: Any) -> tuple[Node, object]:
         SiteTokens(jwt.algorithm, site_key, jwt.claim, jwt.audience, jwt.issuer)
         if site_key
         else None,
+        descriptors,
     )
     return node, store_claim
 

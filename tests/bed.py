@@ -28,13 +28,14 @@ from chatd.frontends.http import make_site
 from chatd.frontends.tcp import LineFactory
 from chatd.frontends.web import WebFactory
 from chatd.frontends.websocket import ChatFactory
-from chatd.heartbeat import Heartbeat
+from chatd.heartbeat import BEATS, Heartbeat
 from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import schema
 from chatd.store.dialects import Dialect, dialect
 
+HOST = "192.0.2.7"  # where a client is unless a test says otherwise
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: chat.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -61,9 +62,10 @@ class Transport(StringTransport):
     """A peer's end of a connection: what the server writes is there to read."""
 
     def __init__(
-        self, protocol: Any, wrote: Callable[[bytes], None], closed: Callable[[], None]
+        self, protocol: Any, host: str, wrote: Callable[[bytes], None], closed: Callable[[], None]
     ) -> None:
-        super().__init__(peerAddress=address.IPv4Address("TCP", "192.0.2.7", 4711))
+        kind = address.IPv6Address if ":" in host else address.IPv4Address
+        super().__init__(peerAddress=kind("TCP", host, 4711))
         self._protocol = protocol
         self._wrote = wrote
         self._closed = closed
@@ -107,11 +109,11 @@ class Transport(StringTransport):
 class Client:
     """One connection: what it received, and a way to wait for more."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: Any, host: str = HOST) -> None:
         self.received = b""
         self._waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
         self.protocol = protocol
-        self.transport = Transport(protocol, self._wrote, self._look)
+        self.transport = Transport(protocol, host, self._wrote, self._look)
         protocol.makeConnection(self.transport)
 
     @property
@@ -205,8 +207,8 @@ class Frames(Client):
 
     _ids = itertools.count(1)
 
-    def __init__(self, protocol: Any, offer: bytes = b"") -> None:
-        super().__init__(protocol)
+    def __init__(self, protocol: Any, host: str = HOST, offer: bytes = b"") -> None:
+        super().__init__(protocol, host)
         self.compressed = 0  # frames received
         extensions = b"Sec-WebSocket-Extensions: %b\r\n\r\n" % offer if offer else b"\r\n"
         self.send(UPGRADE.removesuffix(b"\r\n") + extensions)
@@ -339,13 +341,13 @@ class NodeCase(TestCase):
         )
         # As safe as it is by default, a password would take longer than all else in a test.
         weak = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        self.node.passwords = Passwords(clock, weak)
+        self.node.passwords = Passwords(clock, lambda: self.node.limits.passwords_at_once, weak)
         self.dispatcher = Dispatcher(self.node)
         self.heartbeat = Heartbeat(self.node, lambda: None)
         self.lines_factory = LineFactory(self.node, self.dispatcher)
         chat = ChatFactory(clock, self.node, self.dispatcher, self.origins, self.compression)
         site = make_site(self.node, self.dispatcher)
-        self.web = WebFactory(clock, self.limits, chat.buildProtocol, site.buildProtocol)
+        self.web = WebFactory(self.node, chat.buildProtocol, site.buildProtocol)
         self.node.start()
         self.addCleanup(self._close, self.node)
 
@@ -354,27 +356,33 @@ class NodeCase(TestCase):
             client.vanish()
         await node.stop()
 
-    def lines(self) -> Lines:
+    def lines(self, host: str = HOST) -> Lines:
         """A new client of the line protocol."""
-        client = Lines(self.lines_factory.buildProtocol(None))
+        client = Lines(self.lines_factory.buildProtocol(None), host)
         self.clients.append(client)
         return client
 
-    def frames(self, offer: bytes = b"") -> Frames:
+    def frames(self, host: str = HOST, offer: bytes = b"") -> Frames:
         """A new client of the WebSocket protocol; `offer` is of extensions."""
-        client = Frames(self.web.buildProtocol(None), offer)
+        client = Frames(self.web.buildProtocol(None), host, offer)
         self.clients.append(client)
         return client
 
-    def raw_web(self) -> Client:
+    def raw_web(self, host: str = HOST) -> Client:
         """A new connection to the web port, nothing sent yet."""
-        client = Client(self.web.buildProtocol(None))
+        client = Client(self.web.buildProtocol(None), host)
         self.clients.append(client)
         return client
 
-    def http(self) -> Http:
+    def http(self, host: str = HOST) -> Http:
         """A new client of the HTTP API."""
-        return Http(self.raw_web)
+        return Http(lambda: self.raw_web(host))
+
+    def tick(self, count: int = 1) -> None:
+        """So many seconds pass for the heartbeat."""
+        for _ in range(count * BEATS):
+            self.heartbeat.beat()
+        self.node.hub.flush()
 
     async def user(self, name: str, client: Any = None, **parameters: Any) -> Any:
         """A client, of WebSocket unless one is given, on which `name` has registered, or has

@@ -161,12 +161,14 @@ class Daemon:
     It listens on free ports of the loopback interface unless the options name endpoints.
     """
 
+    through: tuple[str, ...] = ()  # the command that starts it
+
     def __init__(self, state: str | Path, *options: str, **variables: str) -> None:
         self.state = Path(state)
         named = {option for option in options if option in ("--http", "--tcp")}
         listen = [word for o in ("--http", "--tcp") if o not in named for word in (o, LOOPBACK)]
         self.process = subprocess.Popen(
-            [*TWISTD, *listen, "--state", str(state), *options],
+            [*self.through, *TWISTD, *listen, "--state", str(state), *options],
             cwd=self.state.parent,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
@@ -402,9 +404,11 @@ class DaemonCase(SynchronousTestCase):
         self.directory = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="chatd-")))
         self.state = self.directory / "state"
 
+    kind: type[Daemon] = Daemon
+
     def daemon(self, *options: str, **variables: str) -> Daemon:
         """A daemon with these options, in this test's state directory."""
-        daemon = Daemon(self.state, *options, **variables)
+        daemon = self.kind(self.state, *options, **variables)
         self.addCleanup(daemon.wait)
         self.addCleanup(daemon.process.kill)
         return daemon

@@ -456,7 +456,7 @@ class GuessingTests(AccountCase):
         known = await self.done(self.frames(), "register", name="bob", password="secret")
         await self.user("eve")
         limits = {"guess": 3, "account": 30, "address": 30}
-        self.node.guesses = Throttle(limits, Clock().seconds)
+        self.node.guesses = Throttle(limits.__getitem__, Clock().seconds)
         client = self.frames()
         for name in ("bob", "BOB", "bob"):
             await self.refused("unauthorized", client, "login", name=name, password="guess")
@@ -482,7 +482,7 @@ class ThrottleTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.throttle = Throttle({"account": 3, "address": 30}, self.clock.seconds)
+        self.throttle = Throttle({"account": 3, "address": 30}.__getitem__, self.clock.seconds)
 
     def left(self, *keys: tuple[str, str]) -> int:
         """How many tries there are now; takes them."""

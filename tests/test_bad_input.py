@@ -7,11 +7,10 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
 from chatd.frontends.web import WebFactory
 from chatd.settings import Limits
-from tests.bed import UPGRADE, CalmCase, Client, Frames, Http, Lines, masked
+from tests.bed import UPGRADE, CalmCase, Client, Frames, Http, Lines, NodeCase, masked
 
 DEEP = b"[" * 10_000
 DIGITS = b"9" * 1000
@@ -258,7 +257,7 @@ class BadInput(CalmCase):
 class JsonRequests(BadInput):
     """The same bad JSON as frames and as lines."""
 
-    limits = Limits(line_bytes=65_536)
+    limits = Limits(line_bytes=65_536, mistakes_per_minute=10_000)
 
     async def test_frames(self) -> None:
         """Each bad request in a text frame is refused with its id; the session goes on."""
@@ -324,7 +323,7 @@ class JsonRequests(BadInput):
 class TypedLines(BadInput):
     """Bad lines at the line front end."""
 
-    limits = Limits(line_bytes=16_384)
+    limits = Limits(line_bytes=16_384, mistakes_per_minute=10_000)
 
     async def test_lines(self) -> None:
         """Each bad line is refused in one -ERR line; the session goes on."""
@@ -957,12 +956,14 @@ class Handshakes(BadInput):
         self.assertTrue(client.received.startswith(b"HTTP/1.1 101 "), client.received)
 
 
-class Deadline(SynchronousTestCase):
+class Deadline(NodeCase):
     """The time a head may take."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.clock = Clock()
-        self.factory = WebFactory(self.clock, Limits(), self.fail, self.fail)
+        self.patch(self.node, "clock", self.clock)
+        self.factory = WebFactory(self.node, self.fail, self.fail)
 
     def test_head_that_never_ends(self) -> None:
         """A head that is not there in time ends the connection; bytes that drip do not buy

@@ -311,7 +311,7 @@ class Conformance(CalmCase):
         self.calm()
 
     def _play(self, case: Case, pieces: list[bytes], what: str) -> None:
-        client = self.frames(self.offer)
+        client = self.frames(offer=self.offer)
         sent = 0
         for piece in pieces:
             if client.closed:
@@ -408,7 +408,7 @@ class Streams(CalmCase):
     def _reaction(self, pieces: list[bytes]) -> tuple[list[bytes], list[bytes], int | None]:
         """The ids of the replies, the pongs and the code of the close: between the first two
         there is no order."""
-        client = self.frames(WithCompression.offer)
+        client = self.frames(offer=WithCompression.offer)
         for piece in pieces:
             if not client.closed:
                 client.send(piece)

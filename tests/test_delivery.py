@@ -179,6 +179,7 @@ class Delivery(NodeCase):
         """Sends a request a tick later; nothing is read, so pings are not answered."""
         self.node.tick += 1
         client.frame(b'{"cmd":"ping"}')
+        self.node.hub.flush()
 
     async def _comes_again(self) -> bool:
         """Whether Bob's next login would bring what was written."""

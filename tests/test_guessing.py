@@ -61,7 +61,7 @@ class GuessTests(NodeCase):
         super().open()
         self.hasher = CountingHasher()
         self.node.passwords.stop()
-        self.node.passwords = Passwords(reactor, self.hasher)
+        self.node.passwords = Passwords(reactor, lambda: 200, self.hasher)
         self.node.passwords.start()
 
     async def build(self) -> None:

@@ -20,11 +20,6 @@ class Beats(NodeCase):
     pulse = Pulse(interval=30, timeout=10)
     limits = Limits(login_seconds=20)
 
-    def tick(self, count: int) -> None:
-        for _ in range(count * BEATS):
-            self.heartbeat.beat()
-        self.node.hub.flush()
-
     def pings(self, client: Frames) -> int:
         """Takes the pings that came; their number."""
         client.received, count = re.subn(rb"\x89\x08.{8}", b"", client.received, flags=re.DOTALL)

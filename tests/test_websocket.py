@@ -168,7 +168,7 @@ class Negotiation(WebSocketCase):
     def test_offers(self) -> None:
         """Each offer gets its answer, the connection serves in any case."""
         for offer, agreed in OFFERS:
-            client = self.frames(offer)
+            client = self.frames(offer=offer)
             found = [
                 line.partition(": ")[2]
                 for line in client.head.decode().split("\r\n")
@@ -190,7 +190,7 @@ class Off(WebSocketCase):
     def test_offers(self) -> None:
         """Every offer is passed over."""
         for offer, _ in OFFERS:
-            client = self.frames(offer)
+            client = self.frames(offer=offer)
             self.assertNotIn(b"Extensions", client.head, offer)
             client.send(small(PING))
             self.closed_with(client, 1002, str(offer))
@@ -227,7 +227,7 @@ class Compression(WebSocketCase):
             ("two blocks", masked(deflated(PING, flush=zlib.Z_FULL_FLUSH), rsv=RSV1)),
         ):
             for size in (len(data), 1, 7):
-                client = self.frames(CHROME)
+                client = self.frames(offer=CHROME)
                 for start in range(0, len(data), size):
                     client.send(data[start : start + size])
                 found = [frame for frame in self.got(client) if frame[0] == 1]
@@ -237,7 +237,7 @@ class Compression(WebSocketCase):
 
     def test_order(self) -> None:
         """Compressed and plain requests in one chunk are answered in their order."""
-        client = self.frames(CHROME)
+        client = self.frames(offer=CHROME)
         requests = [b'{"cmd":"ping","id":%d}' % number for number in range(40)]
         frames = [small(r) if n % 3 else masked(r) for n, r in enumerate(requests)]
         client.send(b"".join(frames))
@@ -245,14 +245,14 @@ class Compression(WebSocketCase):
 
     def test_a_binary_message(self) -> None:
         """It is refused like one that is not compressed."""
-        client = self.frames(CHROME)
+        client = self.frames(offer=CHROME)
         client.send(masked(deflated(PING), 2, rsv=RSV1))
         (reply,) = self.replies(client)
         self.assertEqual((reply["reply"], reply["error"]), (None, "bad-request"))
 
     def test_an_empty_message(self) -> None:
         """It is no request; the session goes on."""
-        client = self.frames(CHROME)
+        client = self.frames(offer=CHROME)
         for payload in (b"\0", b""):
             client.send(masked(payload, rsv=RSV1))
             (reply,) = self.replies(client)
@@ -277,7 +277,7 @@ class Compression(WebSocketCase):
             ("many", masked(piece, fin=False, rsv=RSV1) + masked(piece, 0, fin=False) * 9),
         ):
             for size in (len(data), 1):
-                client = self.frames(CHROME)
+                client = self.frames(offer=CHROME)
                 before = streams.inflated
                 for start in range(0, len(data), size):
                     if not client.closed:
@@ -289,7 +289,7 @@ class Compression(WebSocketCase):
 
     async def test_data_behind_the_last_block(self) -> None:
         """It is not gathered, however much comes: the message is broken."""
-        client = self.frames(CHROME)
+        client = self.frames(offer=CHROME)
         client.send(masked(deflated(PING, flush=zlib.Z_FINISH), fin=False, rsv=RSV1))
         client.send(masked(b"x" * 4000, 0, fin=False) * 9)
         while client.transport.paused:
@@ -308,7 +308,7 @@ class Compression(WebSocketCase):
             ("no UTF-8", deflated(b'{"cmd":"\xff"}')),
             ("UTF-8 cut off", deflated(b"\xe5\x88")),
         ):
-            client = self.frames(CHROME)
+            client = self.frames(offer=CHROME)
             client.send(masked(data, rsv=RSV1) + masked(PING))
             self.closed_with(client, 1007, what)
         dice = random.Random(7692)
@@ -316,7 +316,7 @@ class Compression(WebSocketCase):
             broken = bytearray(deflated(PING * 3))
             for _ in range(dice.randrange(1, 4)):
                 broken[dice.randrange(len(broken))] = dice.randrange(256)
-            client = self.frames(CHROME)
+            client = self.frames(offer=CHROME)
             client.send(masked(bytes(broken[: dice.randrange(len(broken) + 1)]), rsv=RSV1))
             ((opcode, payload),) = self.got(client)
             if opcode == 8:
@@ -328,7 +328,7 @@ class Compression(WebSocketCase):
         """The bit in a control frame or a continuation breaks the framing."""
         first = masked(deflated(PING)[:9], fin=False, rsv=RSV1)
         for data in (masked(b"", 9, rsv=RSV1), first + masked(b"x", 0, rsv=RSV1)):
-            client = self.frames(CHROME)
+            client = self.frames(offer=CHROME)
             client.send(data)
             self.closed_with(client, 1002)
 
@@ -338,7 +338,7 @@ class Compression(WebSocketCase):
         await alice.ask("create", name="team")
         smalls = []
         for name, offer in (("bob", CHROME), ("eve", FIREFOX), ("tom", CHROME), ("bob", FIREFOX)):
-            client = await self.user(name, self.frames(offer))
+            client = await self.user(name, self.frames(offer=offer))
             await client.ask("join", group="#team")
             smalls.append(client)
         plain = await self.user("zoe", self.frames())
@@ -359,7 +359,7 @@ class Compression(WebSocketCase):
     async def test_short_ones(self) -> None:
         """What is short, or would not shrink, is not compressed."""
         await self.user("bob", self.frames())
-        client = await self.user("alice", self.frames(CHROME))
+        client = await self.user("alice", self.frames(offer=CHROME))
         client.compressed = 0
         await client.ask("ping")
         self.assertEqual(client.compressed, 0)
@@ -382,7 +382,7 @@ class LargeMessages(WebSocketCase):
         noise = random.Random(1).randbytes(3000).hex()
         far = json.dumps({"cmd": "ping", "id": noise * 2}).encode()
         for bits, offer, taken in ((15, FIREFOX, True), (12, CHROME, True), (15, CHROME, False)):
-            client = self.frames(offer)
+            client = self.frames(offer=offer)
             data = masked(deflated(far, bits), rsv=RSV1)
             for start in range(0, len(data), 100):
                 if not client.closed:
@@ -401,7 +401,7 @@ class LargeMessages(WebSocketCase):
         megabyte = zeros.compress(bytes(2**20)) + zeros.flush(zlib.Z_FULL_FLUSH)
         bomb = megabyte * 1024
         self.assertGreater(len(bomb), 2**20)
-        client = self.frames(CHROME)
+        client = self.frames(offer=CHROME)
         client.send(masked(bomb, rsv=RSV1))
         self.assertLessEqual(streams.inflated, 2**21 + 1)
         self.closed_with(client, 1009)

@@ -8,8 +8,10 @@ import msgspec
 from msgspec.structs import replace
 
 from chatd.commands import accounts, basics, groups, messages
+from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
-from chatd.frontends.http import _STATUS, PLAIN
+from chatd.frontends.channel import _IDLE, PLAIN
+from chatd.frontends.http import _STATUS
 from chatd.frontends.tcp import TEXT
 from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
@@ -51,8 +53,10 @@ come from the same host and port, or from an origin in `listen.origins`.
   the server stops reading until some are answered.
 - The server pings after `heartbeat.interval` seconds of silence and drops the connection after
   `heartbeat.timeout` more. Whoever has not logged in after `limits.login_seconds` is closed.
-- Bad input is answered. It closes the connection only if it breaks the framing or a limit.
-  Control frames and fragments have one of their own, `limits.frames_per_second`.
+- Bad input is answered. It closes the connection only if it breaks the framing or a limit, or is
+  repeated: after `limits.mistakes_per_minute` mistakes the session is closed with 4000. Mistakes
+  are {mistakes}. Control frames and fragments have a limit of their own,
+  `limits.frames_per_second`.
 
 {closing}
 
@@ -94,6 +98,11 @@ without `reply` and `ok`. A refusal has the status below and the body `{{"reply"
 "error": CODE, "message": SENTENCE}}`, with `Retry-After` where it helps. A session is one request:
 events are read with `sync` or `history`, and `replay` and `ack` mean nothing. With an API key you
 are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a user's token.
+A request that is not there within `limits.body_seconds` (the head of a connection's first one:
+`limits.handshake_seconds`) is answered 408, a head over `limits.header_bytes` 431, and a connection
+beyond `limits.connections` or `limits.address_connections` 503 before it has asked. A connection
+waits {idle:g} seconds for its next request.
+
 `GET /healthz` answers 200 while the process lives. `GET /readyz` asks the database, and answers
 503 when it does not answer or the daemon is stopping.
 
@@ -106,9 +115,10 @@ are nobody yet: `login` with `api_key` (scope `login-as`) and `name` gives a use
   `replay=false` there are live events alone: call `sync` for the rest.
 - The session that caused an entry gets the reply, not the event. The user's other sessions get it.
 - The cursor moves when the client says `delivered` or `read`. Unless it logged in with `ack` or
-  without `replay` it moves by proof as well: an answer to a ping sent afterwards; any later
-  request, a second's tick (over TCP) or a clean end, if the peer's kernel has acknowledged every
-  byte.
+  without `replay` it moves by proof as well: an answer to a ping sent afterwards, for which a
+  request and every second second with news are occasions; a WebSocket's close frame; for lines,
+  and for clients that never answer a ping, all bytes acknowledged by the peer's kernel when a
+  request comes or the connection ends. Through a proxy the last is no proof: use `ack` there.
 - What was not proved is delivered again at the next login. Drop what you have by (`to`, `seq`).
 - Whoever reads slowly loses nothing: past `limits.outbound_bytes` live events stop, and the log
   feeds the session at its own pace until it has caught up.
@@ -146,6 +156,12 @@ On the wires:
 The operator sets them; these are the defaults.
 
 {limits}
+
+A request costs 1, and takes it from what its session, its user and its address may ask for in a
+second. With nothing left it is not run, but refused as `rate-limited`, with the seconds to wait in
+`retry_after`. These cost more:
+
+{costs}
 """
 
 ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
@@ -324,6 +340,7 @@ def reference() -> str:
     refused = ((f"`{code}`", str(_STATUS[code]), told) for code, told in MEANINGS.items())
     limits = (s for s in settings() if s.key.startswith(("limits.", "heartbeat.")))
     limited = ((f"`{s.key}`", str(s.default), s.description) for s in limits)
+    costs = ((f"`{c.name}`", str(c.cost)) for c in COMMANDS.values() if c.cost > 1)
     hidden = ((f"U+{ord(c):04X}", f"`{text.visible(c)}`") for c in "\n\r\\\x1b\x9b\u2028\u202e")
     told = ((f"`{msgspec.json.encode(event).decode()}`", meaning) for event, meaning in EVENTS)
     return DOCUMENT.format(
@@ -337,6 +354,9 @@ def reference() -> str:
         errors=table("code | HTTP status | meaning", refused),
         refusals=block(*(wire.error(ID, each) for each in refusals for wire in (PLAIN, TEXT))),
         limits=table("setting | default | meaning", limited),
+        costs=table("command | cost", costs),
+        mistakes=", ".join(f"`{code}`" for code in MEANINGS if code in _MISTAKES),
+        idle=_IDLE,
     )
 
 

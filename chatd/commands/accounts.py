@@ -52,7 +52,7 @@ class Done(Struct, frozen=True):
     """Nothing more to tell."""
 
 
-@command(ANYBODY)
+@command(ANYBODY, cost=10)
 async def register(
     ctx: Context,
     name: Name,
@@ -80,7 +80,7 @@ async def register(
     return await _log_in(ctx, device, replay, ack, registration=new)
 
 
-@command(ANYBODY)
+@command(ANYBODY, cost=10)
 async def login(
     ctx: Context,
     name: Name | None = None,
@@ -182,7 +182,7 @@ def _logged_in(ctx: Context, account: Account, token: str) -> LoggedIn:
     return LoggedIn(account.user.name, token, account.expires, ctx.session.id)
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
     """Ends this session's token; with everywhere, all your tokens and sessions."""
     user, session, node = ctx.user, ctx.session, ctx.node
@@ -199,7 +199,7 @@ async def logout(ctx: Context, everywhere: Everywhere = False) -> Done:
     return Done()
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def tokens(ctx: Context) -> Tokens:
     """Lists your tokens: the places where you are logged in or can come back without a
     password."""
@@ -208,7 +208,7 @@ async def tokens(ctx: Context) -> Tokens:
     return Tokens(found)
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def revoke(ctx: Context, token: TokenId) -> Done:
     """Ends one of your tokens, and the sessions that logged in with it."""
     user, node = ctx.user, ctx.node

@@ -32,11 +32,12 @@ class Members(Struct, frozen=True):
     more: bool
 
 
-@command(USERS)
+@command(USERS, cost=10)
 async def create(ctx: Context, name: Group, title: Title = "") -> Created:
     """Makes a group; you are its owner."""
     user, node = ctx.user, ctx.node
     wanted = group_name(name)
+    _room_for_one_more(ctx)
     room = await node.store.write(
         statements.make_group, wanted, title, user.party, node.keys(), node.millis()
     )
@@ -48,20 +49,21 @@ async def create(ctx: Context, name: Group, title: Title = "") -> Created:
     return Created(f"#{room.name}")
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def join(ctx: Context, group: Group) -> Stored:
     """Joins a group. You get what is said from now on; history reads what was said before."""
     user = ctx.user
     room = await ctx.node.group(group_name(group))
     if room.id in user.groups:
         raise Refused("exists", f"You are in #{room.name} already.")
+    _room_for_one_more(ctx)
     ctx.session.room = f"#{room.name}"
     return await _append(
         ctx, room, "joined", lambda db, seq: statements.join(db, room.id, user.id, seq)
     )
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def leave(ctx: Context, group: Group) -> Stored:
     """Leaves a group. Its owner cannot leave, but dissolve it."""
     user = ctx.user
@@ -69,7 +71,7 @@ async def leave(ctx: Context, group: Group) -> Stored:
     return await _append(ctx, room, "left", lambda db, seq: statements.leave(db, room.id, user.id))
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def members(ctx: Context, group: Group, after: After = "", limit: Limit = 200) -> Members:
     """Lists who is in a group, by name."""
     room = await _mine(ctx, group)
@@ -77,7 +79,7 @@ async def members(ctx: Context, group: Group, after: After = "", limit: Limit = 
     return Members(found[:limit], len(found) > limit)
 
 
-@command(USERS)
+@command(USERS, cost=10)
 async def dissolve(ctx: Context, group: Group) -> Stored:
     """Ends a group for all its members. Only the owner may."""
     user = ctx.user
@@ -92,6 +94,12 @@ async def dissolve(ctx: Context, group: Group) -> Stored:
         )
     finally:
         ctx.node.dissolving.discard(room.id)
+
+
+def _room_for_one_more(ctx: Context) -> None:
+    most = ctx.node.limits.rooms
+    if len(ctx.user.groups) >= most:
+        raise Refused("too-large", f"One may be in {most} groups at most. Leave one first.")
 
 
 async def _mine(ctx: Context, group: str) -> Room:

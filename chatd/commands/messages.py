@@ -99,7 +99,7 @@ async def say(
     return ctx.node.append(ctx.session, user, room, "message", body, key)
 
 
-@command(USERS)
+@command(USERS, cost=5)
 async def history(
     ctx: Context,
     to: Address,
@@ -123,7 +123,7 @@ async def history(
     return Page([entry.event() for entry in page], len(found) > limit)
 
 
-@command(USERS)
+@command(USERS, cost=20)
 async def rooms(ctx: Context, since: Millis = 0) -> Rooms:
     """Lists your rooms with the number of unread messages and the last entry of each; with
     since (ms), only those with an entry at or after that time."""
@@ -145,7 +145,7 @@ async def rooms(ctx: Context, since: Millis = 0) -> Rooms:
     return Rooms(lines)
 
 
-@command(USERS)
+@command(USERS, cost=20)
 async def sync(ctx: Context, since: Since) -> Synced:
     """Catches up: all entries of the given rooms after the given seqs."""
     entries: list[Entry] = []
@@ -175,13 +175,13 @@ async def _beyond(ctx: Context, room: Room, seq: int) -> bool:
     return ends.get(room.id, 0) < seq
 
 
-@command(USERS)
+@command(USERS, cost=2)
 async def delivered(ctx: Context, to: Address, seq: Seq) -> Moved:
     """Tells that the entries up to seq have arrived; they are not replayed again."""
     return await _advance(ctx, to, delivered=seq)
 
 
-@command(USERS)
+@command(USERS, cost=2)
 async def read(ctx: Context, to: Address, seq: Seq) -> Moved:
     """Tells that the entries up to seq were read; they are unread no more."""
     return await _advance(ctx, to, read=seq)

@@ -13,13 +13,12 @@ from twisted.web.resource import Resource
 
 from chatd.dispatcher import Dispatcher
 from chatd.errors import Code, Refused
+from chatd.frontends.channel import PLAIN, Channel, LimitedRequest
 from chatd.node import Node
 from chatd.registry import COMMANDS
 from chatd.session import Session
 from chatd.store.accounts import Login, digest, find_api_key
-from chatd.wire.json import JsonWire, bad_request, unknown_command
-
-PLAIN = JsonWire(lambda payload: payload)
+from chatd.wire.json import bad_request, unknown_command
 
 _STATUS: dict[Code, int] = {
     "bad-request": 400,
@@ -37,42 +36,6 @@ _STATUS: dict[Code, int] = {
     "unavailable": 503,
     "internal": 500,
 }
-_TOO_LARGE = (
-    b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s"
-)
-
-
-class LimitedRequest(server.Request):
-    """A request whose body is refused once it is over the limit, before it is all there."""
-
-    limit = 0
-    content: Any
-    channel: Any
-    _refused = False
-
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(length)
-        if length is not None and length > self.limit:
-            self._refuse()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
-            return
-        super().handleContentChunk(data)
-        if self.content.tell() > self.limit:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        self._refused = True
-        refused = Refused("too-large", f"A body has at most {self.limit} bytes.")
-        body = PLAIN.error(None, refused)
-        self.channel.transport.write(_TOO_LARGE % (len(body), body))
-        self.channel.loseConnection()
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        if not self._refused:
-            super().requestReceived(command, path, version)
 
 
 class Once:
@@ -140,8 +103,12 @@ class _Json(Resource):
         done = Deferred.fromCoroutine(work)
         done.addErrback(refused)
         done.addCallback(lambda data: None if gone else _write(request, data))
-        done.addErrback(lambda failure: node.log.failure("an answer was lost", failure))
+        done.addErrback(self._lost, node, request)
         return int(server.NOT_DONE_YET)
+
+    def _lost(self, failure: Failure, node: Node, request: server.Request) -> None:
+        node.log.failure("an answer was lost", failure)
+        request.loseConnection()
 
     def refuse(self, request: server.Request, refused: Refused) -> bytes:
         if refused.retry_after is not None:
@@ -232,7 +199,7 @@ class Api(_Json):
             raise unknown_command(name)
         call = _decode(name, request.content.read())  # type: ignore[union-attr]
         address = getattr(request.getClientAddress(), "host", "local")  # a Unix socket has none
-        session = Session(Once(), PLAIN, address, self._node.tick)
+        session = self._node.session(Once(), PLAIN, address)
         await self._authorise(session, request.getHeader(b"authorization"))
         result = await self._dispatcher.call(session, call)
         return self.answer(request, msgspec.json.encode(result))
@@ -243,6 +210,9 @@ class Api(_Json):
         scheme, _, secret = header.decode(errors="replace").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise Refused("unauthorized", "Authorization is: Bearer, a token or an API key.")
+        refused = self._dispatcher.charge(session, 1)
+        if refused is not None:
+            raise refused
         hashed = digest(secret.strip())
         key = await self._node.store.read(find_api_key, hashed)
         if key is not None:
@@ -265,10 +235,12 @@ def _write(request: server.Request, data: bytes) -> None:
 
 def make_site(node: Node, dispatcher: Dispatcher) -> server.Site:
     """The site of one node."""
-    limits = {"limit": node.limits.body_bytes}
     site = server.Site(
         Root(Api(node, dispatcher), Health(), Ready(node)),
-        requestFactory=type("Request", (LimitedRequest,), limits),
+        requestFactory=LimitedRequest,
+        reactor=node.clock,
     )
+    site.protocol = lambda: Channel(node)  # type: ignore[assignment,return-value]
+    site.timeOut = None
     site.noisy = False
     return site

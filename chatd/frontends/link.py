@@ -8,9 +8,12 @@ import termios
 from typing import Any, ClassVar
 
 from twisted.internet import tcp
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.dispatcher import Dispatcher
@@ -35,6 +38,7 @@ class TransportLink(Protocol, Link):
     node: ClassVar[Node]
     dispatcher: ClassVar[Dispatcher]
     live: ClassVar[bool] = True
+    _log = Logger()
     session: Session | None = None
     _unread = b""  # what has come and not been taken yet
     _stopped = 0
@@ -45,7 +49,7 @@ class TransportLink(Protocol, Link):
     def opened(self, wire: Wire) -> Session:
         """To be called when the client may send requests."""
         transport: Any = self.transport
-        session = Session(self, wire, address_of(transport), self.node.tick)
+        session = self.node.session(self, wire, address_of(transport))
         self.session = session
         self.node.hub.open(session)
         transport.registerProducer(self, True)
@@ -68,7 +72,13 @@ class TransportLink(Protocol, Link):
         if self._stopped:
             self._unread = data
             return
-        self._unread, more = self.consume(data)
+        try:
+            self._unread, more = self.consume(data)
+        except Exception:  # the border: timers come here, too, and what was taken is not known
+            self._log.failure("what a client sent could not be taken")
+            self._unread = b""
+            self.abort()
+            return
         if more and not self._stopped:
             self._stop(_OTHERS, True)
             self.node.hub.flush()
@@ -184,6 +194,22 @@ def _socket(transport: Any) -> Any:
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport if isinstance(transport, tcp.Connection) else None
+
+
+def drop(transport: Any) -> None:
+    """Ends a connection at once: `abortConnection` would keep its descriptor for the rest of
+    the turn, in which a hundred others may be accepted."""
+    socket = _socket(transport)
+    if socket is None:
+        transport.abortConnection()
+    else:
+        socket.connectionLost(Failure(ConnectionAborted()))
+
+
+def unsent(transport: Any) -> int:
+    """The bytes that wait to be sent, as far as is known."""
+    socket = _socket(transport)
+    return 0 if socket is None or not socket.connected else _buffered(socket)
 
 
 def _buffered(socket: Any) -> int:

@@ -10,9 +10,10 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from chatd.dispatcher import Dispatcher, Malformed
+from chatd.doors import place_of
 from chatd.errors import Refused
-from chatd.frontends.link import PORTION, TransportLink, address_of
-from chatd.node import TOO_MANY, Node
+from chatd.frontends.link import PORTION, TransportLink, address_of, drop
+from chatd.node import Node
 from chatd.session import Session, Wire
 from chatd.wire import text
 from chatd.wire.json import JsonWire
@@ -38,30 +39,54 @@ class LineProtocol(TransportLink):
     """Cuts the bytes into lines; a line is a request."""
 
     pings = False
+    _place: str | None = None
     _known = False
     _negotiation = b""  # its beginning; it may hold line ends that are none
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        keep_alive(transport, self.node)
-        if self.node.full():
-            self.send(TEXT.error(None, TOO_MANY))
-            self._end()
+        node, transport = self.node, self.transport
+        self._place = place_of(address_of(transport))
+        node.doors.enter(self._place)
+        if node.doors.crowded(node.limits):
+            drop(transport)
             return
-        self.opened(TEXT)
+        keep_alive(transport, node)
+        if self._may_stay():
+            self.opened(TEXT)
+
+    def _may_stay(self) -> bool:
+        refusal = self.node.doors.refusal(self._place, self.node.limits)
+        if refusal is not None:
+            self.send(TEXT.error(None, refusal))
+            self._end()
+        return refusal is None
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._known and self.session is not None:
-            # Behind a proxy that speaks PROXY the address is known by the first bytes.
-            self.session.address = address_of(self.transport)
-            self._known = True
+        if self._closing is not None:
+            return
+        if not self._known and not self._recognise():
+            return
         data = self._negotiation + data
         if b"\xff" in data:
-            if _TIMING_MARK in data:
-                self.send(_NO_MARK)
-            data, iac, cut = _TELNET.sub(rb"\g<cut>", data).partition(b"\xff")
+            plain, iac, cut = _TELNET.sub(rb"\g<cut>", data).partition(b"\xff")
             self._negotiation = iac + cut
+            if _TIMING_MARK in data.removesuffix(self._negotiation):
+                self.send(_NO_MARK)
+            data = plain
         self.take(data)
+
+    def _recognise(self) -> bool:
+        """Behind a proxy that speaks PROXY it shows by the first bytes who has come; whether
+        the client may stay."""
+        self._known = True
+        address = address_of(self.transport)
+        if self.session is None or address == self.session.address:
+            return True
+        before, self._place = self._place, place_of(address)
+        self.node.doors.leave(before)
+        self.node.doors.enter(self._place)
+        self.node.locate(self.session, address)
+        return self._may_stay()
 
     def consume(self, data: bytes) -> tuple[bytes, bool]:
         start = 0
@@ -121,6 +146,7 @@ class LineProtocol(TransportLink):
         self._end()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.node.doors.leave(self._place)
         self.lost()
 
     def take(self, data: bytes) -> None:

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IProtocolNegotiationFactory,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.settings import Limits
+from chatd.doors import place_of
+from chatd.frontends.channel import head_too_long, last_words, too_late
+from chatd.frontends.link import address_of, drop
+from chatd.node import Node
 
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n"
+_GOODBYE = 1.0  # seconds until a connection that does not close is dropped
 
 
 @implementer(IHalfCloseableProtocol)
@@ -29,29 +28,54 @@ class WebProtocol(Protocol):
     """Waits for the head of the first request."""
 
     factory: WebFactory
+    _place: str | None = None
     _head = b""
     _inner: Any = None
     _deadline: Any = None
+    _refused = False
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        self._deadline = factory.clock.callLater(factory.limits.handshake_seconds, self._late)
+        node, transport = self.factory.node, self.transport
+        self._place = place_of(address_of(transport))
+        node.doors.enter(self._place)
+        if node.doors.crowded(node.limits):
+            drop(transport)
+            return
+        self._wait(node.limits.handshake_seconds, self._late)
+        self._look_who_comes()
+
+    def _look_who_comes(self) -> None:
+        node = self.factory.node
+        refusal = node.doors.refusal(self._place, node.limits)
+        if refusal is not None:
+            self._refuse(last_words(b"503 Service Unavailable", refusal))
 
     def dataReceived(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.dataReceived(data)
             return
+        if not self._head and not self._refused:
+            self._recognise()
+        if self._refused:
+            return
+        limit = self.factory.node.limits.header_bytes
         head = self._head = self._head + data
         end = head.find(b"\r\n\r\n")
-        if end > self.factory.limits.header_bytes or (
-            end < 0 and len(head) > self.factory.limits.header_bytes
-        ):
-            self._refuse()
+        if end > limit or (end < 0 and len(head) > limit):
+            self._refuse(head_too_long(limit))
         elif end >= 0:
             self._hand_over(head)
 
+    def _recognise(self) -> None:
+        """Behind a proxy that speaks PROXY it shows by the first bytes who has come."""
+        before, self._place = self._place, place_of(address_of(self.transport))
+        if self._place != before:
+            self.factory.node.doors.leave(before)
+            self.factory.node.doors.enter(self._place)
+            self._look_who_comes()
+
     def _hand_over(self, head: bytes) -> None:
-        self._deadline.cancel()
+        self._wait(None)
         del self._deadline, self._head
         make = self.factory.make_websocket if _wants_websocket(head) else self.factory.make_http
         self._inner = inner = make(self.transport.getPeer())  # type: ignore[union-attr]
@@ -59,19 +83,31 @@ class WebProtocol(Protocol):
         self.dataReceived = inner.dataReceived  # type: ignore[method-assign]
         inner.dataReceived(head)
 
-    def _refuse(self) -> None:
+    def _refuse(self, words: bytes) -> None:
+        if self._refused:
+            return
         transport: Any = self.transport
-        self._deadline.cancel()
-        self._deadline = self.factory.clock.callLater(1, transport.abortConnection)
-        transport.write(_TOO_LONG)
+        self._refused = True
+        self._wait(_GOODBYE, transport.abortConnection)
+        transport.write(words)
         transport.loseConnection()
 
     def _late(self) -> None:
-        self.transport.abortConnection()  # type: ignore[union-attr]
+        node, transport = self.factory.node, self.transport
+        if self._head:
+            self._refuse(too_late(node.limits.handshake_seconds))
+        else:
+            transport.abortConnection()  # type: ignore[union-attr]
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def _wait(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
         if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
+        if seconds is not None and then is not None:
+            self._deadline = self.factory.node.clock.callLater(seconds, then)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.node.doors.leave(self._place)
+        self._wait(None)
         if self._inner is not None:
             self._inner.connectionLost(reason)
             self._inner = None
@@ -79,10 +115,8 @@ class WebProtocol(Protocol):
 
     def readConnectionLost(self) -> None:
         transport: Any = self.transport
-        if IHalfCloseableProtocol.providedBy(self._inner):
+        if self._inner is not None:
             self._inner.readConnectionLost()
-        elif self._inner is not None and self._inner._channel.requests:
-            self._inner._channel.persistent = 0  # twisted.web closes when it has answered
         else:
             transport.loseConnection()
 
@@ -103,14 +137,9 @@ class WebFactory(Factory):
     noisy = False
 
     def __init__(
-        self,
-        clock: IReactorTime,
-        limits: Limits,
-        make_websocket: Callable[[Any], Any],
-        make_http: Callable[[Any], Any],
+        self, node: Node, make_websocket: Callable[[Any], Any], make_http: Callable[[Any], Any]
     ) -> None:
-        self.clock = clock
-        self.limits = limits
+        self.node = node
         self.make_websocket = make_websocket
         self.make_http = make_http
 

@@ -19,9 +19,9 @@ from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.errors import TOO_MANY_FRAMES, TRY_AGAIN_LATER, Refused
+from chatd.errors import TOO_MANY_FRAMES, Refused
 from chatd.frontends.link import PORTION, TransportLink
-from chatd.node import TOO_MANY, Node
+from chatd.node import Node
 from chatd.wire import deflate
 from chatd.wire.json import JsonWire, decode
 
@@ -200,9 +200,6 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
             setattr(self, leftover, None)
         self.send_queue = ()  # for bytes sent one by one, which nothing does: 760 bytes
         self.trafficStats = self.traffic  # nobody asks for one connection's: 350 bytes
-        if self.node.full():
-            self.close(TRY_AGAIN_LATER, TOO_MANY.sentence)
-            return
         self.opened(FRAMES if self._perMessageCompress is None else SMALL_FRAMES)
 
     def dataReceived(self, data: bytes) -> None:
