@@ -423,7 +423,7 @@ FAULTS = (
     Fault(
         56,
         "password-flood",
-        "300 logins by password at once",
+        "hundreds of logins by password at once, where 20 may be under way",
         "some are refused, others' messages are answered as fast as before",
         clients.password_flood,
     ),

@@ -529,10 +529,10 @@ async def pasted(stage: Stage) -> None:
 
 async def password_flood(stage: Stage) -> None:
     """Hundreds of logins by password at once, all of other accounts."""
-    daemon = await stage.started()
+    daemon = await stage.started(limits={"passwords_at_once": 20})
     idle = stage.client(daemon, "idle")
     await idle.enter()
-    flood = 1000 if stage.full else 300
+    flood = 500 if stage.full else 60
     probe = Probe(stage, idle)
     probe.start()
     outcomes: dict[bytes, int] = {}
@@ -549,9 +549,7 @@ async def password_flood(stage: Stage) -> None:
     stage.note(", ".join(f"{count} {code.decode()}" for code, count in sorted(outcomes.items())))
     refused = flood - outcomes.get(b"unauthorized", 0)
     stage.expect(refused, "all were taken, however many")
-    # On a busy machine some wait until their time to log in is over.
-    expected = {b"unauthorized", b"unavailable", b"rate-limited", b"closing"}
-    stage.expect(set(outcomes) <= expected, f"{outcomes}")
+    stage.expect(set(outcomes) <= {b"unauthorized", b"unavailable", b"rate-limited"}, f"{outcomes}")
     stage.expect(late <= 5 * _NOISE, f"p99 of an idle client's round trips is {late:.3f} s")
     stage.outcome.runs = flood
     stage.calm()

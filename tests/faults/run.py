@@ -24,7 +24,7 @@ from tests.faults.catalogue import FAULTS, Fault
 from tests.faults.stage import Kits, Outcome, Stage, make_kits
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-_WORKERS = 3  # of faults that mostly wait
+_WORKERS = 6  # of faults that mostly wait
 _SECONDS_ONCE, _SECONDS_FULL = 90, 600  # deadlines of one fault
 _PACKAGES = ("Twisted", "autobahn", "msgspec", "PyMySQL")
 

@@ -39,6 +39,11 @@ class Crowd:
     def _neighbour(self, client: Client) -> str:
         return self.clients[self.clients.index(client) ^ 1].name
 
+    def meet(self) -> None:
+        """Each greets a neighbour."""
+        for client in self.clients:
+            client.say(f"@{self._neighbour(client)}")
+
     def talk(self, backlog: int = 64, rate: int = 0) -> None:
         """Begins to talk: so many unacknowledged messages of each at any time, or so many a
         second of all together."""
