@@ -86,7 +86,7 @@ async def _scene(stage: Stage, daemon: Daemon, rows: Callable[[], list[Row]]) ->
     idle = stage.client(daemon, "idle")
     await idle.enter()
     probe = Probe(stage, idle)
-    talkers.meet()  # a room of two is made by its first message
+    talkers.meet()  # a session finds its rooms at the first message, and makes those of two
     await stage.settled()
     talkers.talk(backlog=32, rate=_RATE)
     acknowledged = stage.ledger.acknowledged

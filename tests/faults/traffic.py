@@ -40,8 +40,9 @@ class Crowd:
         return self.clients[self.clients.index(client) ^ 1].name
 
     def meet(self) -> None:
-        """Each greets a neighbour."""
-        for client in self.clients:
+        """Each greets the group and a neighbour."""
+        for number, client in enumerate(self.clients):
+            client.say(self.groups[number // _CIRCLE])
             client.say(f"@{self._neighbour(client)}")
 
     def talk(self, backlog: int = 64, rate: int = 0) -> None:
