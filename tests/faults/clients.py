@@ -135,15 +135,14 @@ async def half_open(stage: Stage) -> None:
     await until(lambda: len(stage.ledger.acknowledged) > 50, "messages flow")
     stage.outcome.runs = 0
     for _ in range(3 if stage.full else 1):
-        pairs = list(proxy.connections)
-        left = daemon.sockets() - len(pairs)
+        left = daemon.sockets() - len(cut_off)
         proxy.blackhole(up=True, down=True)
         lost = time.monotonic()
         await until(partial(_fewer_sockets, daemon, left), "they are missed")
         took = time.monotonic() - lost
         stage.recovered(took)
         stage.expect(took <= interval + timeout + 1.5, f"they were missed after {took:.1f} s")
-        stage.outcome.runs += len(pairs)
+        stage.outcome.runs += len(cut_off)
         for client in cut_off:
             client.vanish()
         await until(lambda: all(c.ready.is_set() for c in cut_off), "all are back")

@@ -367,7 +367,7 @@ async def _fill_and_free(scene: Scene, place: Path, text: str) -> None:
     """Fills the disk, says large things until one is refused, and makes room."""
     stage, talkers = scene.stage, scene.talkers
     filler = place / "filler"
-    for _ in range(3 if stage.full else 1):
+    for time_of in range(3 if stage.full else 1):
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(65536)):
                 pass
@@ -376,7 +376,9 @@ async def _fill_and_free(scene: Scene, place: Path, text: str) -> None:
             client = talkers.clients[number % len(talkers.clients)]
             if client.pending < 16:
                 number += 1
-                client.say("#g0" if client in talkers.clients[:5] else "#g1", f"{number} {text}")
+                client.say(
+                    "#g0" if client in talkers.clients[:5] else "#g1", f"{time_of} {number} {text}"
+                )
             await asyncio.sleep(0.002)
         stage.expect(scene.refused > before, "nobody was refused")
         answer = await talkers.clients[0].ask("history", to="#g0", limit=1)

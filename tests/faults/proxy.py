@@ -256,6 +256,7 @@ class Connection:
     def ended(self, end: End, reason: Exception | None) -> None:
         """An end is gone: as it ended the other one ends, unless nothing reaches it."""
         if self.other(end).lost:
+            self._gone()
             return
         if reason is None:
             self.cut()
