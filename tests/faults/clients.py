@@ -25,6 +25,7 @@ from tests.faults.traffic import Crowd, Probe, crowd
 _OUTBOUND = 256 * 1024  # limits.outbound_bytes, the default
 _SMALL = 4096  # bytes of a receive buffer, so that the kernel takes little
 _LONG = "y" * 1000
+_READING = 300.0  # seconds in which all of them read all of it: some GB in a full run
 _CALM = 2.0  # how much longer others may wait beside a fault, on a noisy machine,
 _NOISE = 0.05  # and by how many seconds at least
 
@@ -77,7 +78,7 @@ async def slow_readers(stage: Stage) -> None:
     for client in others:
         client.read_again()
     reading = time.monotonic()
-    await stage.judge(partial(_rows, daemon))
+    await stage.judge(partial(_rows, daemon), _READING)
     stage.recovered(time.monotonic() - reading)
     stage.outcome.runs = slow
     drops = sum(client.drops for client in stage.clients)

@@ -376,17 +376,14 @@ class Stage:
             seconds,
         )
 
-    async def judge(
-        self, rows: Callable[[], list[Row]], clients: Sequence[Client] | None = None
-    ) -> None:
+    async def judge(self, rows: Callable[[], list[Row]], seconds: float = SECONDS) -> None:
         """Waits until all is acknowledged and has arrived, then asks the oracle."""
         await self.settled()
-        stored = rows()
-        clients = self.clients if clients is None else clients
-        wanted: dict[str, set[int]] = {}
-        for row in stored:
+        stored, clients = rows(), self.clients
+        wanted: dict[str, list[int]] = {}
+        for row in sorted(stored, key=lambda row: -row.seq):  # what comes last is looked for first
             if row.text:
-                wanted.setdefault(row.room, set()).add(row.seq)
+                wanted.setdefault(row.room, []).append(row.seq)
 
         def arrived() -> bool:
             return all(
@@ -398,7 +395,7 @@ class Stage:
             )
 
         with suppress(AssertionError):  # the oracle says what is missing
-            await until(arrived, "all has arrived")
+            await until(arrived, "all has arrived", seconds)
         verdict = judge(self.ledger, stored, [client.view for client in clients])
         out = self.outcome
         out.messages, out.acknowledged = verdict.messages, verdict.acknowledged
