@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run run-mysql test bench docs clean
+.PHONY: help run run-mysql test faults bench docs clean
 # One thing at a time, also under -j: the steps share .venv.
 .NOTPARALLEL:
 
@@ -51,6 +51,11 @@ test: $(VENV)/installed-test ## all checks and tests
 	wait $$trial; trial=$$?; \
 	echo "python -m twisted.trial tests"; tail -n 100 $(RUN)/trial.log; \
 	exit $$((pytest | trial))
+	@python -m tests.faults --once
+
+faults: $(VENV)/installed-test ## kill, stall, fill and flood what runs, 200 times over; ARGS='--report FILE'
+	@tools/servers
+	@env --default-signal=INT python -m tests.faults $(ARGS)
 
 bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 	@tools/servers

@@ -125,9 +125,10 @@ class Heartbeat:
         node.backlog.feed(session)  # for one whose last page could not be read
         if session.held:
             session.heard = node.tick  # it is we who do not listen
-        if session.paused and (pending := link.pending()) != session.drained:
-            session.drained = pending
-            session.heard = node.tick  # it reads, if slowly, and we do not listen
+        if session.paused:
+            before, session.drained = session.drained, link.pending()
+            if session.drained < before:  # more of it may be our own pings
+                session.heard = node.tick  # it reads, if slowly, and we do not listen
         silence = node.tick - session.heard
         if not link.pings:
             self._visit_mute(session, silence)

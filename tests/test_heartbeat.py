@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
+from operator import add
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -93,6 +95,36 @@ class Beats(NodeCase):
         self.assertFalse(alice.closed)
         self.tick(41)
         self.assertTrue(alice.closed)
+
+    async def test_a_client_that_reads_nothing_is_dropped(self) -> None:
+        """That our own pings join what waits for a client is no sign that it reads."""
+        alice = await self.user("alice")
+        link: Any = alice.protocol._inner
+        pending = 1_000_000
+        link.pending = lambda: pending
+        link.pauseProducing()
+        ping = link.ping
+
+        def grow(payload: bytes) -> None:
+            nonlocal pending
+            pending += len(payload)
+            ping(payload)
+
+        link.ping = grow
+        self.tick(41)
+        self.assertTrue(alice.closed)
+
+    async def test_the_wall_clock_jumps(self) -> None:
+        """A clock that is set by hours, forwards and back, drops nobody and changes no order."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        now = self.node.now()
+        for number, jump in enumerate((3600, -3600, 7200, -86_400), 1):
+            self.node.now = partial(add, now, jump)
+            said = await alice.ask("say", to="@bob", text=f"{number}")
+            self.assertEqual((said["ok"], said["seq"]), (True, number))
+            self.assertEqual((await bob.event())["seq"], number)
+            self.tick(2)
+        self.assertFalse(alice.closed or bob.closed)
 
     async def test_line_clients_may_be_silent(self) -> None:
         """A person at telnet may read for hours and say nothing."""

@@ -173,6 +173,7 @@ class TransportLink(Protocol, Link):
         self._buffered = False
         session = self.session
         if session is not None and session.paused and self._closing is None:
+            session.heard = self.node.tick  # it reads
             self.node.backlog.resume(session)
             self.dispatcher.go_on(session)
             self._stop(_FULL, False)

@@ -1,0 +1,1 @@
+"""Faults injected into real daemons under load: `python -m tests.faults`."""
