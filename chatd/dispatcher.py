@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.errors import CLOSE_CODES, SLOW_DOWN, Refused
+from chatd.errors import CLOSE_CODES, SLOW_DOWN, Refused, Unavailable
 from chatd.node import Context, Node
 from chatd.rates import Bucket
 from chatd.registry import BY_REQUEST, USERS
@@ -61,9 +61,9 @@ class Dispatcher:
         if not (session.busy or session.requests):
             self._begin(session, request, wire)
         elif session.requests is None:
-            session.requests = deque(((request, wire),))
+            session.requests = deque(((request, wire, node.tick),))
         else:
-            session.requests.append((request, wire))
+            session.requests.append((request, wire, node.tick))
         self._hold(session)
 
     async def call(self, session: Session, request: Any) -> Any:
@@ -159,8 +159,14 @@ class Dispatcher:
     def go_on(self, session: Session) -> None:
         """Takes the requests that waited, unless the client has yet to read what it asked
         for."""
+        node = self._node
         while session.requests and not (session.busy or session.ended or session.paused):
-            self._begin(session, *session.requests.popleft())
+            request, wire, tick = session.requests.popleft()
+            if tick < node.tick and not node.store.usable:
+                # One after the other, each would wait for the database as long as it may.
+                self._answer(session, request.id, wire, _AWAY)
+            else:
+                self._begin(session, request, wire)
         if not session.ended:
             self._hold(session)
 
@@ -226,6 +232,7 @@ class Dispatcher:
 
 _MISTAKES = frozenset(("bad-request", "unknown-command", "rate-limited", "unauthorized"))
 _LOG_IN_FIRST = Refused("unauthorized", "Log in first.")
+_AWAY = Unavailable("The database cannot be used now. Try again, with the same key.")
 _STOPPING = Refused("unavailable", "The server restarts.", 1.0)
 
 

@@ -116,7 +116,8 @@ class Heartbeat:
 
     def _visit(self, session: Session) -> None:
         node, link = self._node, session.link
-        if session.user is None and node.tick - session.since > self._login:
+        waiting = session.user is None and not session.busy
+        if waiting and node.tick - session.since > self._login:
             link.close(LOGIN_TIMEOUT, "Nobody logged in in time.")
             return
         if session.user is not None and session.expires <= node.millis():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -206,6 +207,18 @@ class Hub:
             if level and not own:
                 self.send(session, frame)
         return level
+
+    def hint(self, room: Room, event: dict[str, Any], by: int) -> None:
+        """Sends an event that is not kept to those in a room but the user with that id. A session
+        that does not keep up goes without: such events are the first to be shed."""
+        frames: dict[Wire, bytes] = {}
+        for session in self.audience(room):
+            user = session.user
+            if user is None or user.id == by or session.behind is not None or session.link.crowded:
+                continue
+            if session.wire not in frames:
+                frames[session.wire] = session.wire.event(event)
+            self.send(session, frames[session.wire])
 
     def send(self, session: Session, data: bytes) -> None:
         """Adds to what leaves for the session at the end of the turn."""

@@ -28,10 +28,11 @@ class Wire(Protocol):
 
 class Link(Protocol):
     """The connection beneath a session. `live`: events can be sent over it. `pings`: its
-    client answers pings."""
+    client answers pings. `crowded`: much waits to be sent."""
 
     live: ClassVar[bool]
     pings: ClassVar[bool]
+    crowded: bool
 
     def send(self, data: bytes) -> None:
         """Sends what a wire encoded, at once if nothing waits to be sent."""

@@ -44,6 +44,7 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "history": lambda world: {"to": f"@{world.prefix}bob"},
     "rooms": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
+    "typing": lambda world: {"to": f"@{world.prefix}bob"},
     "delivered": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
 }

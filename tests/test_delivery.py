@@ -186,6 +186,22 @@ class Delivery(NodeCase):
         overview = await (await self.user("bob")).ask("rooms")
         return any(room["delivered_seq"] < room["last_seq"] for room in overview["rooms"])
 
+    async def test_typing(self) -> None:
+        """Who types is shown to the others, live alone: it is neither stored nor replayed."""
+        alice, bob = await self.user("alice"), await self.user("bob")
+        terminal = await self.user("bob", self.lines())
+        await self._said(alice, "@bob", ["one"])
+        other = await self.user("alice")
+        self.assertTrue((await alice.ask("typing", to="@bob"))["ok"])
+        self.assertEqual((await alice.ask("typing", to="@eve"))["error"], "not-found")
+        await bob.event()
+        self.assertEqual(await bob.event(), {"event": "typing", "to": "@bob", "from": "alice"})
+        self.assertEqual(await terminal.event(), "* @bob 1 <alice> one")
+        self.assertEqual(await terminal.event(), "* typing @bob alice")
+        await other.ask("ping")
+        self.assertNotIn(b"typing", other.received)
+        self.assertEqual((await bob.ask("rooms"))["rooms"][0]["last_seq"], 1)
+
     async def test_a_request_is_no_proof(self) -> None:
         """A request may have been under way before what it would prove: only the answer to the
         ping that it leads to proves it, however many come."""

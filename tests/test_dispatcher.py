@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
 from chatd.settings import Limits
+from chatd.store.connection import Connection
 from tests.bed import NodeCase
 
 
@@ -125,3 +133,38 @@ class UnderWay(NodeCase):
         replies = [(await alice.next())["reply"] for _ in range(10)]
         self.assertEqual(replies, list(range(10)))
         self.assertFalse(alice.transport.paused)
+
+
+class Away(NodeCase):
+    """Requests that wait behind one that waits for the database."""
+
+    async def test_they_are_refused_together(self) -> None:
+        """When the database has failed one, those that have waited behind it are refused, in
+        their order; those that come now are tried."""
+        bob = await self.user("bob")
+        begun: Deferred[None] = Deferred()
+        go = threading.Event()
+
+        def hold(connection: Connection) -> bool:
+            loop: Any = reactor
+            loop.callFromThread(begun.callback, None)
+            return go.wait(20)
+
+        readers: Any = self.node.store._readers
+        held = [self.node.store.read(lambda db: go.wait(20)) for _ in range(readers._pool.max - 1)]
+        held.append(self.node.store.read(hold))
+        await begun
+        for number in range(3):
+            bob.frame(json.dumps({"cmd": "history", "id": number, "to": "@bob"}).encode())
+        self.node.tick += 1
+        readers.health.failed(OSError("away"))
+        bob.frame(json.dumps({"cmd": "history", "id": 3, "to": "@bob"}).encode())
+        go.set()
+        for one in held:
+            await one
+        readers.health.usable = False  # what was held has succeeded
+        replies = [await bob.next() for _ in range(4)]
+        self.assertEqual([reply["reply"] for reply in replies], [0, 1, 2, 3])
+        outcomes = [reply.get("error", "ok") for reply in replies]
+        self.assertEqual(outcomes, ["ok", "unavailable", "unavailable", "ok"])
+        self.assertEqual(replies[1]["retry_after"], 1)

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from chatd.errors import Refused
 from chatd.hub import Hub
 from chatd.model import Entry, Membership, Party, Room
-from chatd.session import Session
+from chatd.session import Gap, Session
 
 ALICE, BOB = Party(1, "alice"), Party(2, "bob")
 DIRECT = Room(7, "direct", low=ALICE, high=BOB)
@@ -32,7 +32,7 @@ class CountingWire:
 
     def event(self, event: dict[str, Any]) -> bytes:
         self.encoded += 1
-        return f"{event['to']} {event['seq']};".encode()
+        return f"{event['to']} {event.get('seq', event['event'])};".encode()
 
 
 class RecordingLink:
@@ -42,6 +42,7 @@ class RecordingLink:
     pings: ClassVar[bool] = True
 
     def __init__(self) -> None:
+        self.crowded = False
         self.sent: list[bytes] = []
 
     def send(self, data: bytes) -> None:
@@ -98,6 +99,25 @@ class FanOut(SynchronousTestCase):
             self.session(Party(number, f"u{number}"), TEAM, wire=other)
         self.hub.fan_out(TEAM, entries(TEAM, ALICE, 1, 2), [None, None])
         self.assertEqual((self.wire.encoded, other.encoded), (2, 2))
+
+    def test_hints_are_shed_first(self) -> None:
+        """What is not kept goes to the others in a room that keep up, encoded once: not to the
+        one it tells of, nor to sessions that are behind, or whose buffer has begun to fill."""
+        alice, bob, late, slow, crowded = (
+            self.session(Party(number, f"u{number}"), TEAM) for number in (1, 2, 3, 4, 5)
+        )
+        late.behind = {TEAM.id: Gap(TEAM, 7)}
+        slow.paused = True
+        slow.gaps()[TEAM.id] = Gap(TEAM, 7)
+        crowded.link.crowded = True
+        self.hub.hint(TEAM, {"event": "typing", "to": "#team", "from": "u1"}, 1)
+        self.hub.flush()
+        told = [self.sent(session) for session in (alice, bob, late, slow, crowded)]
+        self.assertEqual(told, [[], [b"#team typing;"], [], [], []])
+        self.hub.fan_out(TEAM, entries(TEAM, ALICE, 8), [None])
+        self.hub.flush()
+        self.assertEqual(self.sent(crowded), [b"#team 8;"])
+        self.assertEqual(self.wire.encoded, 2)
 
     def test_one_send_for_each_session_and_turn(self) -> None:
         """What one turn has for a session leaves in one send, whichever rooms it is from."""

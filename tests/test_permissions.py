@@ -106,6 +106,7 @@ def _table() -> Iterator[Row]:
     yield Row("history", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
     yield Row("rooms", lambda w: {}, _USERS)
     yield Row("sync", lambda w: {"since": {f"#{w.group}": 0, f"@{w.user('ex')}": 0}}, _USERS)
+    yield Row("typing", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     yield Row("delivered", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     yield Row("read", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     # Nobody ever spoke with a stranger.

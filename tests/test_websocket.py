@@ -18,7 +18,10 @@ from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.protocol import WebSocketServerProtocol
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatd.frontends import link
@@ -512,6 +515,21 @@ class Bounds(WebSocketCase):
         self.assertLess(sys.getsizeof(client.protocol._inner.message_data), 80_000)
         await self._send(client, masked(b" ", 0, fin=False) * 35_000)
         self.closed_with(client, 1009)
+
+    async def test_nothing_is_logged(self) -> None:
+        """What clients do wrong leaves nothing in the log at the usual level."""
+        events: list[LogEvent] = []
+        note: Any = events.append
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        wrong = (b"\xff" * 10, masked(b"\xff"), masked(b" " * 70_000), masked(b"x", rsv=4))
+        for data in (*wrong, masked(b"x" * 126, 9), masked(b"\x00", 8)):
+            client = self.frames()
+            client.send(data)
+            client.transport.lose(Failure(ConnectionLost()))
+        levels = (LogLevel.warn, LogLevel.error, LogLevel.critical)
+        found = [event["log_format"] for event in events if event.get("log_level") in levels]
+        self.assertEqual(found, [])
 
     async def test_empty_fragments(self) -> None:
         """Empty fragments take no room."""

@@ -177,6 +177,7 @@ def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[s
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
 NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
+TYPING = {"event": "typing", "to": "#team", "from": "alice"}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
 EVENTS: Sequence[tuple[dict[str, Any], str]] = (
@@ -186,6 +187,7 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
 )
@@ -198,6 +200,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
     "history": {"to": "#team", "limit": 20},
+    "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
     **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
 }

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
+from chatd.commands.accounts import Done
 from chatd.errors import Refused
 from chatd.model import Address, Entry, Key, Kind, Millis, Room, Seq, Text
 from chatd.node import Context
@@ -185,6 +186,17 @@ async def delivered(ctx: Context, to: Address, seq: Seq) -> Moved:
 async def read(ctx: Context, to: Address, seq: Seq) -> Moved:
     """Tells that the entries up to seq were read; they are unread no more."""
     return await _advance(ctx, to, read=seq)
+
+
+@command(USERS)
+async def typing(ctx: Context, to: Address) -> Done:
+    """Tells the others in a room that you are writing. It is neither stored nor replayed."""
+    user = ctx.user
+    room = await ctx.node.room(user, to)
+    if room is not None:
+        event = {"event": "typing", "to": room.address_from(user.id), "from": user.name}
+        ctx.node.hub.hint(room, event, user.id)
+    return Done()
 
 
 async def _advance(ctx: Context, to: str, delivered: int = 0, read: int = 0) -> Moved:

@@ -45,6 +45,7 @@ class Once:
 
     live: ClassVar[bool] = False
     pings: ClassVar[bool] = False
+    crowded = False
 
     def send(self, data: bytes) -> None:
         """Nothing."""

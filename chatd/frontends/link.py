@@ -43,7 +43,7 @@ class TransportLink(Protocol, Link):
     session: Session | None = None
     _unread = b""  # what has come and not been taken yet
     _stopped = 0
-    _buffered = False  # the transport has more than it likes
+    crowded = False
     _eof = False  # the client sends no more
     _closing: Any = None
 
@@ -130,7 +130,7 @@ class TransportLink(Protocol, Link):
                 return
             data = data[sent:]
         transport.write(data)
-        if self._buffered:
+        if self.crowded:
             self.pauseProducing()
 
     def abort(self) -> None:
@@ -161,7 +161,7 @@ class TransportLink(Protocol, Link):
 
     def pauseProducing(self) -> None:
         # The transport asks from 64 KB on, and only once: then each further write looks.
-        self._buffered = True
+        self.crowded = True
         session, socket = self.session, _socket(self.transport)
         limit = self.node.limits.outbound_bytes
         if session is None or session.paused or (socket is not None and _buffered(socket) <= limit):
@@ -170,7 +170,7 @@ class TransportLink(Protocol, Link):
         self._stop(_FULL, True)
 
     def resumeProducing(self) -> None:
-        self._buffered = False
+        self.crowded = False
         session = self.session
         if session is not None and session.paused and self._closing is None:
             session.heard = self.node.tick  # it reads

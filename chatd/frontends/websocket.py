@@ -17,6 +17,7 @@ from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.protocol import TrafficStats
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.logger import Logger
 
 from chatd.dispatcher import Dispatcher, Malformed
 from chatd.errors import TOO_MANY_FRAMES, Refused
@@ -105,10 +106,20 @@ class _Compression(deflate.Inflater):
             raise PayloadCorruptError(str(error)) from error
 
 
+class _Log(Logger):
+    """For Autobahn: what a client does wrong is told to the client, and must not fill our log."""
+
+    def trace(self, *args: Any, **fields: Any) -> None:
+        """Nothing, and below the same."""
+
+    debug = info = warn = trace
+
+
 class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc]
     """One browser's connection; a text frame is a request."""
 
     pings = True
+    log = _Log("autobahn")
     CONFIG_ATTRS = ()  # type: ignore[assignment]
     logOctets = logFrames = trackTimings = False
     utf8validateIncoming = applyMask = True
