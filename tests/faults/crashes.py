@@ -169,7 +169,7 @@ async def stopped_twice(stage: Stage) -> None:
         await _all_back(stage, talkers.clients, time.monotonic())
     talkers.hush()
     await stage.judge(lambda: sqlite_rows(daemon.state / "chatd.db"))
-    stage.calm()
+    stage.calm("SIGTERM again: ending at once")
 
 
 async def reloaded(stage: Stage) -> None:

@@ -289,7 +289,7 @@ async def locked_out(stage: Stage) -> None:
     database.execute("CREATE USER hog@localhost")
     database.execute("SET GLOBAL max_connections = 10")
     _kill_user(database)
-    hogs = _hog(database)
+    hogs = await asyncio.to_thread(_hog, database)
     await asyncio.sleep(6)
     for hog in hogs:
         hog.close()
