@@ -20,11 +20,13 @@ INSTALL := $(BIN)/python -m pip install -qq --config-settings editable_mode=comp
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-# Every test runs under both runners, but for those that wait for processes of their own, and
-# for the long search, which knows no runner.
+# Every test runs under both runners, but for the longest: those with processes and databases of
+# their own, and searches.
 MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
-TRIAL_ALONE := tests.test_integration
-PYTEST_ALONE := tests.test_chatctl tests.test_daemon tests.test_machine tests.test_packaging
+TRIAL_ALONE := $(addprefix tests.test_,activation crowds integration outages permissions reload \
+	schema signals store_accounts store_log store_rooms)
+PYTEST_ALONE := $(addprefix tests.test_,chatctl conformance daemon delivery hostile_text machine \
+	metrics packaging properties revocations secrets)
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -53,9 +55,10 @@ test: $(VENV)/installed-test ## all checks and tests
 	exit $$((pytest | trial))
 	@python -m tests.faults --once
 
-faults: $(VENV)/installed-test ## kill, stall, fill and flood what runs, 200 times over; ARGS='--report FILE'
+faults: $(VENV)/installed-test ## kill, stall, fill and flood what runs, search long; ARGS='--report FILE'
 	@tools/servers
 	@env --default-signal=INT python -m tests.faults $(ARGS)
+	@CHATD_SEARCH=long python -m pytest --quiet tests/test_machine.py tests/test_properties.py
 
 bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 	@tools/servers

@@ -470,6 +470,19 @@ class GuessingTests(AccountCase):
         await self.refused("rate-limited", web, "login", name="bob", password="secret")
         self.assertEqual(web.status, 429)
 
+    async def test_per_site(self) -> None:
+        """All addresses of an IPv6 site have the tries of one."""
+        await self.user("bob")
+        limits = {"guess": 3, "account": 30, "address": 30}
+        self.node.guesses = Throttle(limits.__getitem__, Clock().seconds)
+        for number in range(3):
+            client = self.frames(f"2001:db8:1:2::{number}")
+            await self.refused("unauthorized", client, "login", name="bob", password="guess")
+        client = self.frames("2001:db8:1:2:9::")
+        await self.refused("rate-limited", client, "login", name="bob", password="guess")
+        client = self.frames("2001:db8:1:3::")
+        await self.refused("unauthorized", client, "login", name="bob", password="guess")
+
     async def test_good_ones_are_free(self) -> None:
         """Right passwords do not count, however many."""
         await self.user("bob")

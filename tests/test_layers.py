@@ -36,7 +36,7 @@ LAYERS = {
         *("settings", "store"),
     },
     "registry": set[str](),
-    "commands": {"errors", "model", "node", "registry", "store"},
+    "commands": {"doors", "errors", "model", "node", "registry", "store"},
     "dispatcher": {"errors", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},

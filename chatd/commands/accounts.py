@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from chatd.doors import place_of
 from chatd.errors import Refused
 from chatd.model import Display, Name, Password, Secret, fold, normalise
 from chatd.node import Context
@@ -72,7 +73,7 @@ async def register(
     _nobody_yet(ctx)
     spent = digest(invitation) if rule == "invitation" and invitation else None
     shown = normalise(name)
-    ctx.node.guesses.take(("new", ctx.session.address))
+    ctx.node.guesses.take(("new", _place(ctx)))
     if await ctx.node.store.read(statements.find_user, shown) is not None:
         raise Refused("exists", f"The name {shown} is taken.")
     hashed = await ctx.node.passwords.hash(password)
@@ -126,11 +127,15 @@ def _site_name(ctx: Context, jwt: str) -> str:
     return normalise(ctx.node.site_tokens.name(jwt))
 
 
+def _place(ctx: Context) -> str:
+    return place_of(ctx.session.address) or ctx.session.address
+
+
 async def _check_password(ctx: Context, name: str, password: str) -> tuple[int, str]:
     """The id of the user whose password this is, and the hash that it fits; wrong tries are
     counted for the account and for the address, which many may share."""
     shown = normalise(name)
-    account, address = fold(shown), ctx.session.address
+    account, address = fold(shown), _place(ctx)
     keys = (("guess", f"{account} {address}"), ("account", account), ("address", address))
     ctx.node.guesses.take(*keys)
     found = await ctx.node.store.read(statements.password_of, shown)
