@@ -103,11 +103,16 @@ class _Json(Resource):
             node.log.failure("a request failed", failure)
             return self.refuse(request, Refused("internal", "The server made a mistake."))
 
+        node.answering += 1
         done = Deferred.fromCoroutine(work)
         done.addErrback(refused)
         done.addCallback(lambda data: None if gone else _write(request, data))
         done.addErrback(self._lost, node, request)
+        done.addBoth(self._answered, node)
         return int(server.NOT_DONE_YET)
+
+    def _answered(self, result: object, node: Node) -> None:
+        node.answering -= 1
 
     def _lost(self, failure: Failure, node: Node, request: server.Request) -> None:
         node.log.failure("an answer was lost", failure)
