@@ -871,14 +871,6 @@ class Posts(BadInput):
         self.assertEqual(self._status(client), 413)
         self.untouched("length")
 
-    def test_no_continue_behind_a_refusal(self) -> None:
-        """A body that is refused is not asked for."""
-        client = self.raw_web()
-        head = b"POST /api/v1/ping HTTP/1.1\r\nHost: chat.test\r\nExpect: 100-continue\r\n"
-        client.send(head + b"Content-Length: 2000000\r\n\r\n")
-        self.assertEqual(self._status(client), 413)
-        self.assertNotIn(b"100 Continue", client.received)
-
     def test_odd_methods(self) -> None:
         """A method that nobody knows is refused without a fault of the server."""
         for method in (b"\xff", b"\x1b", b"X", b"__class__", b"post", b"P" * 5000):
