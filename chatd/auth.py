@@ -37,10 +37,15 @@ class Passwords:
         self._hasher = hasher or argon2.PasswordHasher()
         self._nobody = self._hasher.hash("nobody has this password")
         self._waiting = 0
+        self._hurrying = False
 
     def start(self) -> None:
         """Starts the threads."""
         self._threads.start()
+
+    def hurry(self) -> None:
+        """From here on nothing more is hashed; who waits for it is refused."""
+        self._hurrying = True
 
     def stop(self) -> None:
         """Waits for what runs."""
@@ -65,8 +70,14 @@ class Passwords:
         if self._waiting >= most:
             raise Unavailable("Too many people log in at this moment. Try again.")
         self._waiting += 1
+
+        def in_turn() -> T:
+            if self._hurrying:
+                raise Unavailable("The server restarts. Try again.")
+            return work()
+
         try:
-            running: Deferred[T] = deferToThreadPool(self._reactor, self._threads, work)
+            running: Deferred[T] = deferToThreadPool(self._reactor, self._threads, in_turn)
             return await running
         finally:
             self._waiting -= 1

@@ -23,7 +23,10 @@ def place_of(address: str) -> str | None:
     None for this machine itself, a proxy on which makes everybody look like it."""
     if ":" not in address:
         return None if address == "local" or address.startswith("127.") else address
-    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except OSError:  # a PROXY header may say anything
+        return address
     if packed.startswith(_MAPPED):
         return place_of(socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :]))
     return None if packed == bytes(15) + b"\x01" else packed[:8].hex(":", 2) + "::/64"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -133,7 +134,7 @@ class Observer:
                 self._write(self._render(_loss(self._lost)))
                 self._lost = 0
             self._write(self._render(event))
-        except (OSError, ValueError):  # a full disk, a reader that left, a closed file
+        except (OSError, ValueError):  # a full disk, a reader that left or sleeps, a closed file
             self._lost += 1
 
 
@@ -157,16 +158,22 @@ class _File:
 
 
 class _Descriptor:
-    """Writes whole records to a file descriptor; ends a torn one before the next."""
+    """Writes whole records to a file descriptor; ends a torn one before the next. Never waits
+    for a reader: OSError if there is no room."""
 
     def __init__(self, descriptor: int) -> None:
         self._write = partial(os.write, descriptor)
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
         self._torn = False
 
     def __call__(self, record: bytes) -> None:
         rest = b"\n" + record if self._torn else record
         while rest:
-            rest = rest[self._write(rest) :]
+            # Not O_NONBLOCK: other processes may have the same terminal or pipe.
+            if not self._room.poll(0):
+                raise BlockingIOError
+            rest = rest[self._write(rest[: select.PIPE_BUF]) :]
             self._torn = bool(rest)
 
 

@@ -35,6 +35,7 @@ from chatd.store.store import Store
 _ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
+_ANSWERS = 5.5  # seconds for what is under way at the end: a query has five
 _GOODBYE = 2.0  # seconds that clients get to answer a close
 _GOODBYE_STEP = 0.05
 
@@ -79,6 +80,7 @@ class Node:
         self.keys = Keys()
         self.tick = 0
         self.stopping = False
+        self.answering = 0  # HTTP requests under way
 
     # -- life
 
@@ -94,8 +96,12 @@ class Node:
         for session in self.hub.sessions:
             event = {"event": "going-away", "retry_after": round(random() * _RETRY_AFTER, 2)}
             self.hub.send(session, session.wire.event(event))
+        answered_by = self.clock.seconds() + _ANSWERS
         self.store.hurry()
+        self.passwords.hurry()
         await self.store.idle()
+        while self._under_way() and self.clock.seconds() < answered_by:
+            await deferLater(self.clock, _GOODBYE_STEP)
         self.hub.flush()
         for session in list(self.hub.sessions):
             self.cursors.prove(session)
@@ -110,6 +116,9 @@ class Node:
             self.cursors.save()
         await self.store.stop()
         self.passwords.stop()
+
+    def _under_way(self) -> bool:
+        return self.answering > 0 or any(session.busy for session in self.hub.sessions)
 
     def reload(self, limits: Limits, pulse: Heartbeat) -> None:
         """Goes on with other limits and another pulse."""

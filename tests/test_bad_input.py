@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from chatd.frontends.web import WebFactory
 from chatd.settings import Limits
@@ -847,6 +848,28 @@ class Posts(BadInput):
                     reply = json.loads(client.received.partition(b"\r\n\r\n")[2])
                     self.check_refusal(reply, "bad-request", fine[0].decode(), repr(method))
                 self.untouched(repr(method))
+
+    def test_head_is_not_logged(self) -> None:
+        """HEAD gets the head of what GET gets, and leaves nothing in the log."""
+        events: list[LogEvent] = []
+        note: Any = events.append
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        for path in (b"/healthz", b"/x", b"/api/v1/ping", b"/metrics"):
+            client = self.raw_web()
+            client.send(b"HEAD " + path + b" HTTP/1.1\r\nHost: chat.test\r\n\r\n")
+            head, end, body = client.received.partition(b"\r\n\r\n")
+            self.assertRegex(head.lower(), rb"content-length: [1-9]", path)
+            self.assertEqual((end, body), (b"\r\n\r\n", b""), path)
+        self.assertEqual([e["log_format"] for e in events if e["log_level"] > LogLevel.debug], [])
+
+    def test_absurd_length(self) -> None:
+        """A Content-Length that Python takes for no number is too large like any other."""
+        client = self.raw_web()
+        head = b"POST /api/v1/ping HTTP/1.1\r\nHost: chat.test\r\nContent-Length: "
+        client.send(head + b"9" * 5000 + b"\r\n\r\n")
+        self.assertEqual(self._status(client), 413)
+        self.untouched("length")
 
     def test_odd_methods(self) -> None:
         """A method that nobody knows is refused without a fault of the server."""

@@ -38,6 +38,8 @@ class Places(SynchronousTestCase):
             ("::ffff:127.0.0.1", None),
             ("::1", None),
             ("local", None),
+            ("a:b", "a:b"),
+            ("999.9.9.9", "999.9.9.9"),
         ):
             self.assertEqual(place_of(address), place, address)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -163,6 +164,24 @@ class DescriptorTests(SynchronousTestCase):
         torn, loss, *_ = received.splitlines()
         self.assertTrue(torn.endswith(b"xxx"))
         self.assertTrue(loss.endswith(b" log events could not be written."), loss)
+
+    def test_nobody_reads(self) -> None:
+        """A full pipe is not waited for; what did not go into it is counted."""
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, writer)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)  # a write that waits ends so
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)
+        self.addCleanup(signal.alarm, 0)
+        log = Logger("test", observer=logs.Observer("text", "info", logs._Descriptor(writer)))
+        for _ in range(200):
+            log.info("{text}", text="x" * 1000)
+        os.read(reader, 1_000_000)
+        log.info("end")
+        *_, loss, end = os.read(reader, 1_000_000).splitlines()
+        self.assertRegex(loss.decode(), r" \d+ log events could not be written\.$")
+        self.assertTrue(end.endswith(b"end"))
 
 
 class StartTests(SynchronousTestCase):

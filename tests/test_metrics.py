@@ -63,7 +63,7 @@ class MeasureTests(NodeCase):
         for host in ("::1", "::ffff:127.0.0.1"):
             self.assertTrue(is_near(IPv6Address("TCP", host, 1)), host)
         self.assertTrue(is_near(UNIXAddress(b"")))
-        for host in ("192.0.2.7", "10.0.0.1", "0.0.0.0"):
+        for host in ("192.0.2.7", "10.0.0.1", "0.0.0.0", "localhost", "999.9.9.9"):
             self.assertFalse(is_near(IPv4Address("TCP", host, 1)), host)
         for host in ("fe80::1%eth0", "::ffff:10.0.0.1", "::"):
             self.assertFalse(is_near(IPv6Address("TCP", host, 1)), host)

@@ -218,6 +218,26 @@ class HangTests(DaemonCase):
             self.assertIn(chatd.wait(), (ENDED, FORCED))
             self.assertNotIn("Traceback", chatd.log)
 
+    def test_http_is_answered(self) -> None:
+        """Logins over HTTP that wait for their password to be hashed are answered."""
+        chatd = self.daemon()
+        self.user("bob", chatd.web_port).close()
+        place = ("127.0.0.1", chatd.web_port)
+        body = b'{"name": "bob", "password": "a wrong one"}'
+        head = b"POST /api/v1/login HTTP/1.1\r\nHost: chat.test\r\nContent-Length: %d\r\n\r\n"
+        clients = []
+        for _ in range(15):
+            clients.append(self.enterContext(socket.create_connection(place, SECONDS)))
+            clients[-1].sendall(head % len(body) + body)
+        for _ in range(3):  # by then they are under way
+            with socket.create_connection(place, SECONDS) as other:
+                other.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                self.assertIn(b" 200 OK", other.recv(4096))
+        chatd.process.terminate()
+        for client in clients:
+            self.assertRegex(client.recv(4096), rb"^HTTP/1\.1 (401|503) ")
+        self.assertEqual(chatd.wait(), ENDED, chatd.log)
+
     def test_stuck_thread(self) -> None:
         """Work that never ends in a thread is left behind, which is told."""
         done = subprocess.run(

@@ -39,6 +39,12 @@ def head_too_long(limit: int) -> bytes:
     return last_words(b"431 Request Header Fields Too Large", refused)
 
 
+def body_too_long(limit: int) -> bytes:
+    """What answers a body beyond the limit."""
+    refused = Refused("too-large", f"A body has at most {limit} bytes.")
+    return last_words(b"413 Content Too Large", refused)
+
+
 def too_late(seconds: float) -> bytes:
     """What answers a request that is not there in time."""
     refused = Refused("bad-request", f"The request was not there within {seconds:g} s.")
@@ -70,8 +76,7 @@ class LimitedRequest(server.Request):
 
     def _refuse(self) -> None:
         self._refused = True
-        refused = Refused("too-large", f"A body has at most {self._limit} bytes.")
-        self.channel.end(last_words(b"413 Content Too Large", refused))
+        self.channel.end(body_too_long(self._limit))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if not self._refused:
@@ -116,6 +121,17 @@ class Channel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.end(head_too_long(self.MAX_LENGTH))
+
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:  # a Content-Length of more digits than int() takes
+            self.end(body_too_long(self.node.limits.body_bytes))
+            return False
+
+    def _send100Continue(self) -> None:
+        if not self._ending:  # nothing comes behind the last words
+            super()._send100Continue()
 
     def allContentReceived(self) -> None:
         self._taken += 1

@@ -78,7 +78,7 @@ class _Json(Resource):
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
-        return data
+        return without_body(request, data)
 
     def render(self, request: server.Request) -> Any:
         try:
@@ -103,11 +103,16 @@ class _Json(Resource):
             node.log.failure("a request failed", failure)
             return self.refuse(request, Refused("internal", "The server made a mistake."))
 
+        node.answering += 1
         done = Deferred.fromCoroutine(work)
         done.addErrback(refused)
         done.addCallback(lambda data: None if gone else _write(request, data))
         done.addErrback(self._lost, node, request)
+        done.addBoth(self._answered, node)
         return int(server.NOT_DONE_YET)
+
+    def _answered(self, result: object, node: Node) -> None:
+        node.answering -= 1
 
     def _lost(self, failure: Failure, node: Node, request: server.Request) -> None:
         node.log.failure("an answer was lost", failure)
@@ -193,7 +198,15 @@ class Measures(NotFound):
         if request.method not in (b"GET", b"HEAD") or not is_near(request.getClientAddress()):
             return super().render(request)
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-        return self._text()
+        return without_body(request, self._text())
+
+
+def without_body(request: server.Request, data: bytes) -> bytes:
+    """What is to be sent of a body: nothing of it for HEAD, which twisted.web would log."""
+    if request.method != b"HEAD":
+        return data
+    request.setHeader(b"content-length", b"%d" % len(data))
+    return b""
 
 
 def is_near(address: Any) -> bool:
@@ -201,7 +214,10 @@ def is_near(address: Any) -> bool:
     host = getattr(address, "host", None)
     if host is None:
         return True
-    found = ipaddress.ip_address(host)
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:  # a PROXY header may say anything
+        return False
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 

@@ -57,6 +57,7 @@ _HEAD = re.compile(
 )
 _SLICE = 4096  # bytes given to Autobahn at once: some 700 of the smallest frames,
 _SLICE_COST = 16  # which cost as much as so many requests
+_SMALL_SLICE = 256  # the same, of compressed messages: 64 KB may stand in 100 bytes
 
 
 def frame(payload: bytes, first: int = _WHOLE_TEXT) -> bytes:
@@ -154,6 +155,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     message_data: Any  # bytes: Autobahn's list would grow by empty fragments
     _counted_in = -1  # the tick in which
     _frames = 0  # frames that are no whole message have been counted
+    _deaf = False  # it sends far too many: what else comes is not looked at
 
     @staticmethod
     def perMessageCompressionAccept(offers: Any) -> None:
@@ -222,7 +224,7 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def consume(self, data: bytes) -> tuple[bytes, bool]:
         """Takes what nearly every frame is, a whole short text message, by a short way: a
         fourth of Autobahn's cost. All else is left to Autobahn, byte for byte."""
-        if self.state == self.STATE_CLOSED:  # Autobahn would keep it
+        if self._deaf or self.state == self.STATE_CLOSED:  # Autobahn would keep it
             return b"", False
         start, budget = 0, PORTION
         while start < len(data) and budget > 0 and not self.stopped:
@@ -232,7 +234,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
                 self._request(decode(text))
                 budget -= 1
             else:
-                end = start + max(_SLICE, self._missing())
+                slice_ = _SLICE if self._perMessageCompress is None else _SMALL_SLICE
+                end = start + max(slice_, self._missing())
                 self._dataReceived(data[start:end])
                 start = end
                 budget -= _SLICE_COST
@@ -324,7 +327,9 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
             self._counted_in, self._frames = node.tick, 0
         self._frames += 1
         most = node.limits.frames_per_second
-        if self._frames > most and self.state == self.STATE_OPEN:
+        if self._frames > 2 * most:  # long closed, and it goes on
+            self._deaf = True
+        elif self._frames > most and self.state == self.STATE_OPEN:
             sentence = f"A client sends at most {most} control frames and fragments a second."
             self.close(TOO_MANY_FRAMES, sentence)
 
