@@ -237,9 +237,22 @@ def _losses(out: Outcome) -> str:
 
 # -- the report
 
+_ABOUT = """\
+# Reliability
+
+An acknowledged message is never lost, never doubled and never out of order, whatever dies, and
+no client can hurt another. `make faults` tries to show the contrary, on real daemons, databases
+and sockets: the table says what was done, how often, and what came of it. Clients keep sending,
+come back, and say again under the same keys what was not acknowledged; in the end all that was
+acknowledged is compared with the database and with what each of them saw. *Recovery* is the
+longest time until all were served again. Lines without messages are faults that ordinary tests
+cover; there the runs are theirs. `python -m tests.faults NAME --seed SEED` runs one again.
+"""
+
 
 def _report(results: Sequence[Result], seconds: float, seed: int) -> str:
     lines = [
+        _ABOUT,
         f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}. `make faults`, {seconds / 60:.0f} minutes,"
         f" seed {seed}.",
         "",
