@@ -18,7 +18,7 @@ from chatd.hub import Hub
 from chatd.model import Room
 from chatd.session import Gap, Session
 from chatd.store.log import read_after
-from chatd.store.rooms import Cursor, progress
+from chatd.store.rooms import progress
 from chatd.store.store import Store
 
 PAGE = 100  # entries read at once
@@ -114,11 +114,8 @@ class Backlog:
                 return  # another user's session by now, or no member any more
             gap.position = entry.seq
             session.wrote(gap.room.id, entry.seq)
-            if entry.kind == "dissolved" and session.acknowledging and session.user is not None:
-                # There is no address any more by which the client could acknowledge it.
-                self._store.advance(Cursor(session.user.id, gap.room.id, entry.seq)).addErrback(
-                    lambda failure: failure.trap(Refused)
-                )
+            if entry.kind == "dissolved":
+                session.over |= {gap.room.id}
             if entry.seq in gap.own:
                 continue
             frame = session.wire.event(entry.event())

@@ -85,7 +85,11 @@ class Cursors:
             session.asked = session.unproved = None
 
     def _note(self, session: Session, seqs: dict[int, int] | None) -> None:
-        if not seqs or session.user is None or session.acknowledging:
+        if not seqs or session.user is None:
+            return
+        if session.acknowledging:
+            seqs = {room_id: seq for room_id, seq in seqs.items() if room_id in session.over}
+        if not seqs:
             return
         self._gather(session.user.id, seqs)
 

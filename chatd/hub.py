@@ -99,6 +99,7 @@ class Hub:
         session.behind = None
         session.loading = False
         session.unproved = session.asked = None
+        session.over = frozenset()
         if not session.link.live:
             return  # one request's session never entered
         user.sessions.remove(session)

@@ -291,7 +291,7 @@ class Node:
             self._fanned.clear()
         self._fanned[room.id] = last
         entries = [draft.entry(seq) for draft, seq in pairs]
-        self.hub.fan_out(room, entries, [draft.origin for draft, _ in pairs])
+        self.hub.fan_out(room, entries, [_origin(draft) for draft, _ in pairs])
 
     def _apply(self, pair: tuple[Draft, int]) -> None:
         draft = pair[0]
@@ -302,6 +302,12 @@ class Node:
             self.hub.part(draft.room.id, draft.sender.id)
         if draft.kind == "dissolved":
             self.hub.dissolve(draft.room.id)
+
+
+def _origin(draft: Draft) -> Session | None:
+    """The session that gets the reply, unless somebody else has logged in there meanwhile."""
+    user = draft.origin.user if draft.origin is not None else None
+    return draft.origin if user is not None and user.id == draft.sender.id else None
 
 
 RESTARTS = "The server restarts."

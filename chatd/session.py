@@ -108,6 +108,7 @@ class Session:
     not been seen to have received; `asked` those of them written before the last ping, whose
     number is `question`, in the tick `asked_in`; `answers`: it has answered one. `drained` is what
     was pending when the heartbeat last looked.
+    `over` holds the replayed groups that are no more: no client can acknowledge them by address.
     `token` is the digest of the token that the client logged in with or got, `expires` (ms) its
     end and so the session's.
     `bucket` and `place` hold what the session and all from its place may ask for, `mistakes`
@@ -135,6 +136,7 @@ class Session:
         "loading",
         "mistakes",
         "outbox",
+        "over",
         "paused",
         "pinged",
         "place",
@@ -167,6 +169,7 @@ class Session:
         self.scopes: frozenset[str] = frozenset()
         self.room = ""
         self.acknowledging = False
+        self.over: frozenset[int] = frozenset()
         self.outbox: list[bytes] | None = None
         self.behind: dict[int, Gap] | None = None
         self.loading = False

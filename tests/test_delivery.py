@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sqlite3
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from chatd.backlog import PAGE
 from chatd.heartbeat import BEATS
+from chatd.store.dialects import Dialect
 from tests import mariadb
 from tests.bed import Frames, Lines, NodeCase
 
@@ -383,8 +388,25 @@ class Delivery(NodeCase):
             if expected == "message":
                 await self._said(alice, "@bob", ["live"])
             self.assertEqual((await bob.event())["event"], expected)
-            await self.node.store.idle()
+            for _ in range(2):
+                await bob.ask("ping")  # and answers ours, which may stand behind the first reply
             bob.vanish()
+
+    async def test_the_end_of_a_group_takes_nothing_with_it(self) -> None:
+        """What a client that acknowledges by itself missed in a group that has ended comes until
+        it is proved to have arrived."""
+        alice, bob = await self.user("alice"), await self.user("bob", ack=True)
+        await alice.ask("create", name="team")
+        await bob.ask("join", group="#team")
+        bob.vanish()
+        await self._said(alice, "#team", ["missed"])
+        await alice.ask("dissolve", group="#team")
+        for _ in range(2):
+            bob = await self.user("bob", ack=True)
+            self.assertEqual(await self._events(bob, 1), [(3, "missed")])
+            self.assertEqual((await bob.event())["event"], "dissolved")
+            await self.node.store.idle()
+            bob.transport.abortConnection()
 
     async def test_the_makers_other_sessions_learn_of_a_group(self) -> None:
         """Who makes a group hears of it in the other sessions."""
@@ -442,3 +464,42 @@ class DeliveryOnMariaDB(Delivery):
         from chatd.settings import store_url
 
         return store_url(mariadb.fresh_database(), "")
+
+
+class Handed(NodeCase):
+    """A connection that passes from one user to another while nothing can be stored."""
+
+    def make_dialect(self) -> Dialect:
+        plain = super().make_dialect()
+        self.away = False
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+        def carry(cursor: sqlite3.Cursor, sql: str, rows: Any) -> None:
+            if self.away and "INTO entries" in sql:
+                raise full
+            sqlite3.Cursor.executemany(cursor, sql, rows)
+
+        kind = type("Cursor", (sqlite3.Cursor,), {"executemany": carry})
+
+        class Raw(sqlite3.Connection):
+            def cursor(self, *args: Any) -> Any:
+                return super().cursor(kind)
+
+        return dataclasses.replace(plain, connect={**plain.connect, "factory": Raw})
+
+    async def test_what_was_said_before(self) -> None:
+        """What one user said is heard by the next one, to whom it was said."""
+        clock: Any = reactor
+        alice, bob = await self.user("alice"), await self.user("bob")
+        await alice.ask("say", to="@bob", text="one")
+        self.away = True
+        alice.frame(b'{"cmd":"say","to":"@bob","text":"two"}')
+        bob.vanish()
+        alice.frame(b'{"cmd":"logout"}')
+        alice.frame(b'{"cmd":"login","name":"bob","password":"secret","replay":false}')
+        while not (user := self.node.hub.user(2)) or not user.sessions:
+            await deferLater(clock, 0)
+        self.away = False
+        event = await alice.event()
+        self.assertEqual((event["seq"], event["text"]), (2, "two"))

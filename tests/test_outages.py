@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from chatd.store.accounts import Login
 from chatd.store.connection import Connection
 from chatd.store.pool import Health
 from chatd.store.rooms import Cursor
-from tests.stores import Held, MariaDBCase, SQLiteCase, Wire, in_reactor
+from tests.stores import Held, MariaDBCase, SQLiteCase, Wire, in_reactor, once, throw
 
 if TYPE_CHECKING:
     from tests.stores import StoreCase as Contract
@@ -218,6 +219,29 @@ class Late(Contract):
         self.assertEqual([(draft.origin, seq) for draft, seq in node.heard], [(session, 1)])
         self.assertEqual(self.seqs(room), [1])
 
+    async def test_in_doubt_and_one_by_one(self) -> None:
+        """What a batch stored, although its answer was an error, is heard in the order of the log
+        and stored once."""
+        node, room, user = self.odd()
+        waiting = [node.append(self.draft(room, user)) for _ in range(3)]
+        self.assertEqual(await self.answers(waiting), [("again", n) for n in (1, 2, 3)])
+        self.assertEqual(node.heard_in(room), [1, 2, 3])
+        self.assertEqual(self.seqs(room), [1, 2, 3])
+
+    async def test_refused_in_doubt(self) -> None:
+        """An append that was refused for an error, but stored, is heard without anybody's doing."""
+        node, room, user = self.odd()
+        self.assertEqual(await self.answer(node.append(self.draft(room, user))), "internal")
+        await node.published()
+        self.assertEqual(node.heard_in(room), [1])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def odd(self) -> tuple[Any, Any, Any]:
+        """A node whose database answers what it has stored by an error, once; a room and a user."""
+        wire = Wire()
+        wire.after = once(self.after, lambda: throw(ValueError("no answer that one expects")))
+        return self.node(self.wired(wire)), self.inbox(), self.user()
+
 
 class Busy(Contract):
     """Reads and writes when all threads are taken."""
@@ -310,26 +334,42 @@ class OutagesOnMariaDB(Waiting, Late, Busy, MariaDBCase):
     async def test_given_up(self) -> None:
         """A statement whose answer was given up is not carried out later: the server has ended it
         when the connection that takes its place is used."""
-        connect = {**self.dialect.connect, "read_timeout": 0.2}
-        node = self.node(dataclasses.replace(self.dialect, connect=connect), connections=1)
-
-        def slow(connection: Connection) -> None:
-            connection.run(
-                "INSERT INTO api_keys (hash, name, scopes, created_at) SELECT ?, ?, '', SLEEP(10)",
-                (b"h", "slow"),
-            )
-
+        node = self.impatient()
         with self.assertRaises(Unavailable):
-            await node.write(slow)
+            await node.write(self.slow)
         await node.write(lambda connection: connection.all("SELECT 1"))
-        self.assertEqual(
-            self.db.all(
-                "SELECT info FROM information_schema.processlist"
-                " WHERE db = DATABASE() AND info LIKE '%SLEEP(10)' AND id <> CONNECTION_ID()"
-            ),
-            [],
-        )
+        self.assertEqual(self.still_runs(self.db), [])
         self.assertEqual(self.db.all("SELECT name FROM api_keys"), [])
+
+    async def test_given_up_elsewhere(self) -> None:
+        """The same where a thread comes next whose own connection stands."""
+        run = self.impatient()._writers._attempt
+        self.patch(pool, "ANSWER_SECONDS", 0)
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            other.submit(run, lambda connection: connection.all("SELECT 1")).result()
+            with self.assertRaises(Unavailable):
+                one.submit(run, self.slow).result()
+            self.assertEqual(other.submit(run, self.still_runs).result(), [])
+        self.assertEqual(self.db.all("SELECT name FROM api_keys"), [])
+
+    def impatient(self) -> Any:
+        """A node that gives a statement up soon."""
+        connect = {**self.dialect.connect, "read_timeout": 0.2}
+        return self.node(dataclasses.replace(self.dialect, connect=connect), connections=1)
+
+    @staticmethod
+    def slow(connection: Connection) -> None:
+        connection.run(
+            "INSERT INTO api_keys (hash, name, scopes, created_at) SELECT ?, ?, '', SLEEP(10)",
+            (b"h", "slow"),
+        )
+
+    @staticmethod
+    def still_runs(connection: Connection) -> list[Any]:
+        return connection.all(
+            "SELECT info FROM information_schema.processlist"
+            " WHERE db = DATABASE() AND info LIKE '%SLEEP(10)' AND id <> CONNECTION_ID()"
+        )
 
     async def test_lock(self) -> None:
         """A statement does not wait for another's lock for ever, but is tried again."""

@@ -213,25 +213,32 @@ class Batcher(Generic[Item, Result]):
         try:
             return await self._pool.run(lambda connection: self._work(connection, items)), None
         except Broken as broken:
-            return await self._one_by_one(items, broken)
+            refused: Refused = broken
         except Unavailable as unavailable:
             return [], unavailable
         except Exception:  # whatever the database raised: nobody else may suffer for one item
-            if len(items) <= 1:
+            if len(items) == 1:
                 self._log.failure("the database refused an item")
-            return await self._one_by_one(items, _REFUSED)
+            refused = _REFUSED
+        return await self._one_by_one(items, refused)
 
     async def _one_by_one(
         self, items: list[Item], refused: Refused
     ) -> tuple[Sequence[Result | Refused], Unavailable | None]:
-        if len(items) <= 1:
-            return [refused] * len(items), None
+        if not items:
+            return [], Unavailable(refused.sentence)
+        # First what became of them together: it comes before what is stored from here on.
+        _, unknown = await self._results([])
+        if len(items) == 1:
+            return [refused], unknown
+        if unknown is not None:
+            return [], unknown
         results: list[Result | Refused] = []
         for item in items:
             result, failed = await self._results([item])
+            results += result
             if failed is not None:
                 return results, failed
-            results += result
         return results, None
 
     def _failed(self, failure: Failure) -> None:

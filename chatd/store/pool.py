@@ -203,8 +203,12 @@ class Pool:
         return False
 
     def _connect(self) -> Any:
+        mine = self._pool.connections.get(self._pool.threadID())
+        if mine is not None and self._abandoned:
+            self._pool.disconnect(mine)  # a new one ends first what another thread gave up
+            mine = None
         refusal = self.health.refusal()
-        if refusal is not None and self._pool.threadID() not in self._pool.connections:
+        if refusal is not None and mine is None:
             raise refusal
         try:
             return self._pool.connect()
