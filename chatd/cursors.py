@@ -56,8 +56,9 @@ class Cursors:
             self.ask(session)
 
     def ended(self, session: Session) -> None:
-        """The connection ended. A proxy may have done that."""
-        if self._mute(session):
+        """The connection ended. A proxy may have done that, so it is proof for lines alone, which
+        have none that is better."""
+        if not session.link.pings:
             self._acknowledged(session)
 
     def closed(self, session: Session) -> None:
@@ -112,8 +113,11 @@ class Cursors:
         """Waits until the database knows how far the user has got."""
         while user_id in self._moved or user_id in self._saving:
             self.save_user(user_id)
+            saving = self._saving.get(user_id)
+            if saving is None:
+                return  # too much waits for the database already
             waiter: Deferred[bool] = Deferred()
-            self._saving[user_id].append(waiter)
+            saving.append(waiter)
             if not await waiter:
                 return
 

@@ -55,9 +55,9 @@ class Dispatcher:
     def receive(self, session: Session, request: Any, wire: Wire) -> None:
         """Takes a request that a wire decoded; `wire` puts the reply into bytes."""
         node = self._node
-        if session.unproved is not None and session.heard != node.tick:
+        if session.heard != node.tick:
             node.cursors.prove(session)
-        session.heard = node.tick
+            session.heard = node.tick
         if not (session.busy or session.requests):
             self._begin(session, request, wire)
         elif session.requests is None:

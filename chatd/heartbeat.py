@@ -20,6 +20,7 @@ from chatd.session import Session
 from chatd.store.accounts import forget_expired
 
 BEATS = 10  # in a tick
+_MUCH = 64 * 1024  # bytes on their way to a client, before a ping
 _PROOF = 2  # ticks within which a client that listens is asked for proof that it received
 _CLEANING = 600  # ticks between two cleanings of the tables
 
@@ -126,10 +127,11 @@ class Heartbeat:
         node.backlog.feed(session)  # for one whose last page could not be read
         if session.held:
             session.heard = node.tick  # it is we who do not listen
-        if session.paused:
+        if session.paused or node.tick - session.heard >= self._interval:
             before, session.drained = session.drained, link.pending()
-            if session.drained < before:  # more of it may be our own pings
-                session.heard = node.tick  # it reads, if slowly, and we do not listen
+            # More of it may be our own pings; little of it a proxy may take for a dead client.
+            if session.drained < before and (session.paused or before >= _MUCH):
+                session.heard = node.tick  # it reads, if slowly: the ping stands behind the rest
         silence = node.tick - session.heard
         if not link.pings:
             self._visit_mute(session, silence)

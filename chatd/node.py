@@ -104,7 +104,8 @@ class Node:
             await deferLater(self.clock, _GOODBYE_STEP)
         self.hub.flush()
         for session in list(self.hub.sessions):
-            self.cursors.prove(session)
+            self.cursors.ended(session)
+            self.cursors.ask(session)
             session.link.close(SERVICE_RESTART, RESTARTS)
         for _ in range(int(_GOODBYE / _GOODBYE_STEP)):
             await deferLater(self.clock, _GOODBYE_STEP)

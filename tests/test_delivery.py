@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 
 from chatd.backlog import PAGE
 from chatd.heartbeat import BEATS
+from chatd.store import batch
 from chatd.store.dialects import Dialect
 from tests import mariadb
 from tests.bed import Frames, Lines, NodeCase
@@ -236,10 +237,23 @@ class Delivery(NodeCase):
 
     async def test_an_end_is_no_proof(self) -> None:
         """A connection that ends in good order without a goodbye proves nothing: a proxy may
-        have ended it."""
-        _, bob = await self._written(answers=True)
-        bob.vanish()
-        self.assertTrue(await self._comes_again())
+        have ended it, also that of a client which never answered a ping."""
+        for answers in (True, False):
+            _, bob = await self._written(answers)
+            self._request(bob)
+            self.node.tick += 10
+            bob.vanish()
+            self.assertTrue(await self._comes_again())
+
+    async def test_cursors_that_cannot_be_saved(self) -> None:
+        """A login does not fail because cursors cannot be saved for now."""
+        await self._written(answers=True)
+        bob = self.node.hub.user(2)
+        assert bob is not None
+        self.node.cursors._moved[bob.id] = {1: 1}
+        self.patch(batch, "MOST_WAITING", 0)
+        await self.node.cursors.saved(bob.id)
+        self.assertEqual(self.node.cursors._moved[bob.id], {1: 1})
 
     async def test_a_goodbye_is_proof(self) -> None:
         """A client that says goodbye has what its kernel has acknowledged."""

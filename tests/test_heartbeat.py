@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from functools import partial
@@ -50,6 +51,19 @@ class Beats(NodeCase):
             self.tick(1)
         self.assertTrue(bob.closed)
         self.assertFalse(alice.closed)
+
+    async def test_a_slow_reader_is_kept_as_long_as_it_reads(self) -> None:
+        """A client whose ping stands behind much that it reads slowly is not dropped while that
+        becomes less; with little on its way it is, whoever takes it."""
+        for much, kept in ((500_000, True), (40_000, False)):
+            bob = await self.user("bob")
+            (session,) = self.node.hub.sessions
+            self.patch(session.link, "pending", itertools.count(much, -100).__next__)
+            self.tick(50)
+            self.assertEqual(bob.closed, not kept)
+            self.patch(session.link, "pending", itertools.repeat(much).__next__)
+            self.tick(45)
+            self.assertTrue(bob.closed)
 
     async def test_a_client_that_asks_is_not_pinged(self) -> None:
         """Any request is a sign of life."""

@@ -533,7 +533,7 @@ class Bounds(WebSocketCase):
         globalLogPublisher.addObserver(note)
         self.addCleanup(globalLogPublisher.removeObserver, note)
         wrong = (b"\xff" * 10, masked(b"\xff"), masked(b" " * 70_000), masked(b"x", rsv=4))
-        for data in (*wrong, masked(b"x" * 126, 9), masked(b"\x00", 8)):
+        for data in (*wrong, masked(b"x" * 126, 9), masked(b"x" * 300, 9), masked(b"\x00", 8)):
             client = self.frames()
             client.send(data)
             client.transport.lose(Failure(ConnectionLost()))

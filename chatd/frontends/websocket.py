@@ -313,6 +313,8 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
     def onPing(self, payload: bytes) -> None:
         self._heard()
         self._count()
+        if self.state != self.STATE_OPEN:
+            return  # such as for a ping that was too long: Autobahn reads on when it has failed
         self.send(_PONG + bytes((len(payload),)) + payload)
 
     def onPong(self, payload: bytes) -> None:

@@ -217,7 +217,7 @@ class Batcher(Generic[Item, Result]):
         except Unavailable as unavailable:
             return [], unavailable
         except Exception:  # whatever the database raised: nobody else may suffer for one item
-            if len(items) == 1:
+            if len(items) <= 1:
                 self._log.failure("the database refused an item")
             refused = _REFUSED
         return await self._one_by_one(items, refused)
