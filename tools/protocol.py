@@ -116,9 +116,9 @@ waits {idle:g} seconds for its next request.
 - The session that caused an entry gets the reply, not the event. The user's other sessions get it.
 - The cursor moves when the client says `delivered` or `read`. Unless it logged in with `ack` or
   without `replay` it moves by proof as well: an answer to a ping sent afterwards, for which a
-  request and every second second with news are occasions; a WebSocket's close frame; for lines,
-  and for clients that never answer a ping, all bytes acknowledged by the peer's kernel when a
-  request comes or the connection ends. Through a proxy the last is no proof: use `ack` there.
+  request, and every other second with news, is an occasion; a WebSocket's close frame; and, for
+  lines and for clients that go on asking but answer no ping, that the peer's kernel has
+  acknowledged every byte. Through a proxy the last is no proof: use `ack` there.
 - What was not proved is delivered again at the next login. Drop what you have by (`to`, `seq`).
 - Whoever reads slowly loses nothing: past `limits.outbound_bytes` live events stop, and the log
   feeds the session at its own pace until it has caught up.
