@@ -182,7 +182,7 @@ class LookTests(RevocationCase):
     async def test_the_heartbeat_looks(self) -> None:
         """A tick of the heartbeat is enough."""
         bob = await self.user("bob")
-        accounts.disable(self.db, self.id_of("bob"), 1)
+        accounts.disable(self.db, self.id_of("bob"), self.node.millis())
         for _ in range(BEATS):
             self.heartbeat.beat()
         await bob.until(lambda: b"\x88" in bob.received or None)

@@ -36,14 +36,12 @@ class Members(Struct, frozen=True):
 async def create(ctx: Context, name: Group, title: Title = "") -> Created:
     """Makes a group; you are its owner."""
     user, node = ctx.user, ctx.node
-    wanted = group_name(name)
+    wanted, at = group_name(name), node.millis()
     _room_for_one_more(ctx)
-    room = await node.store.write(
-        statements.make_group, wanted, title, user.party, node.keys(), node.millis()
-    )
+    room = await node.store.write(statements.make_group, wanted, title, user.party, node.keys(), at)
     node.hub.join(Membership(room, "owner"), user.id)
     body = {"title": title} if title else {}
-    made = Entry(room.id, 1, "created", f"#{room.name}", user.party, node.millis(), body)
+    made = Entry(room.id, 1, "created", f"#{room.name}", user.party, at, body)
     node.hub.fan_out(room, [made], [ctx.session])
     ctx.session.room = f"#{room.name}"
     return Created(f"#{room.name}")
