@@ -125,11 +125,10 @@ async def _run(options: argparse.Namespace, chosen: Sequence[Fault], directory: 
     waiting = iter(together)
     await asyncio.gather(*(work(waiting) for _ in range(_WORKERS)))
     bad = [result for result in results if not result.outcome.good]
-    runs = sum(result.outcome.runs for result in results)
     messages = sum(result.outcome.messages for result in results)
     seconds = time.monotonic() - started
     print(
-        f"{len({r.fault.row for r in results})} rows, {runs} runs, {messages} messages,"
+        f"{len({r.fault.row for r in results})} rows, {_kills(results)} kills, {messages} messages,"
         f" {len(bad)} failed, {seconds:.0f} s, seed {options.seed}"
     )
     if options.report:
@@ -267,11 +266,15 @@ def _report(results: Sequence[Result], seconds: float, seed: int) -> str:
     total = [result.outcome for result in results]
     lines += [
         "",
-        f"In all {len({r.fault.row for r in results})} rows, {sum(o.runs for o in total)} runs,"
-        f" {sum(o.messages for o in total):,} messages: lost {sum(o.lost for o in total)},"
+        f"In all {len({r.fault.row for r in results})} rows, {_kills(results)} kills under load"
+        f" (row 1), {sum(o.messages for o in total):,} messages: lost {sum(o.lost for o in total)},"
         f" doubled {sum(o.doubled for o in total)}, reordered {sum(o.reordered for o in total)}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _kills(results: Sequence[Result]) -> int:
+    return sum(result.outcome.runs for result in results if result.fault.dice)
 
 
 def _line(fault: Fault, found: Sequence[Outcome]) -> str:
