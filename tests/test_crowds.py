@@ -92,7 +92,7 @@ class FewDescriptors(Crowds):
 
     def test_web(self) -> None:
         """The same at the other port."""
-        daemon = self.daemon()
+        daemon = self.daemon(CHATD_LIMITS_HANDSHAKE_SECONDS="60")
         port = daemon.web_port
         before, end = self.files(daemon), time.monotonic() + SECONDS
         inside = self.crowd(daemon, port, HEALTH, b"}\n")
