@@ -100,7 +100,9 @@ class Throttle:
         for (kind, _), level in levels.items():
             if level < 1:
                 wait = round((1 - level) * 60 / self._per_minute(kind), 1)
-                raise Refused("rate-limited", f"Too many tries. Wait {wait} seconds.", wait)
+                raise Refused(
+                    "rate-limited", "Too many tries. Wait {wait} seconds.", wait, wait=wait
+                )
         for key, level in levels.items():
             self._buckets[key] = (level - 1, now)
 
@@ -147,8 +149,12 @@ class SiteTokens:
                 options={"require": ["exp", self._claim], "verify_aud": bool(self._audience)},
             )
         except jwt.PyJWTError as error:
-            raise Refused("unauthorized", f"The JWT is not accepted: {error}.") from error
+            raise Refused(
+                "unauthorized", "The JWT is not accepted: {reason}.", reason=error
+            ) from error
         name = claims[self._claim]
         if not isinstance(name, str):
-            raise Refused("unauthorized", f"The JWT's claim {self._claim} is not a string.")
+            raise Refused(
+                "unauthorized", "The JWT's claim {claim} is not a string.", claim=self._claim
+            )
         return name

@@ -138,7 +138,9 @@ class Dispatcher:
                 bucket.refill(tick)
             if bucket.left <= 0:
                 wait = bucket.wait()
-                return Refused("rate-limited", f"Too many requests. Wait {wait:.0f} s.", wait)
+                return Refused(
+                    "rate-limited", "Too many requests. Wait {wait:.0f} s.", wait, wait=wait
+                )
             bucket.left -= cost
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 Code = Literal[
@@ -43,22 +44,39 @@ assert set(MEANINGS) == set(get_args(Code))
 class Refused(Exception):
     """A command was refused.
 
-    `code` is stable and for programs, `sentence` is for people, `retry_after` (seconds) is
-    there where trying again can help.
+    `code` is stable and for programs, `retry_after` (seconds) is there where trying again can
+    help. What people read is `template`, in English or another language, with `fields` filled in
+    as `str.format` does; a template without fields is taken as it is.
     """
 
-    def __init__(self, code: Code, sentence: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{code}: {sentence}")
+    def __init__(
+        self, code: Code, template: str, retry_after: float | None = None, **fields: object
+    ) -> None:
+        super().__init__(code, template)
         self.code = code
-        self.sentence = sentence
+        self.template = template
+        self.fields = fields
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """What people read, in English."""
+        return filled(self.template, self.fields)
+
+
+def filled(template: str, fields: Mapping[str, object]) -> str:
+    """A template with its fields."""
+    return template.format_map(fields) if fields else template
 
 
 class Unavailable(Refused):
     """The database cannot be used now."""
 
-    def __init__(self, sentence: str, retry_after: float = 1.0) -> None:
-        super().__init__("unavailable", sentence, retry_after)
+    def __init__(self, template: str, retry_after: float = 1.0) -> None:
+        super().__init__("unavailable", template, retry_after)
 
 
 # WebSocket close codes (RFC 6455 §7.4 and its registry; 4000-4099: come back, 4100-4199: do not).

@@ -208,9 +208,9 @@ class Node:
         if room is None:
             return None
         if room.kind == "group" and room.id not in user.groups:
-            raise Refused("not-a-member", f"You are not in #{room.name}.")
+            raise Refused("not-a-member", "You are not in #{name}.", name=room.name)
         if room.id in self.dissolving:
-            raise Refused("not-found", f"#{room.name} is being dissolved.")
+            raise Refused("not-found", "#{name} is being dissolved.", name=room.name)
         if user.peers is None or len(user.peers) >= _PEERS_KEPT:
             user.peers = {}
         user.peers[address] = room
@@ -230,14 +230,14 @@ class Node:
         """The group of a normalised name. Raises `Refused` of `not-found`."""
         room = await self.store.read(find_group, name)
         if room is None:
-            raise Refused("not-found", f"There is no group #{name}.")
+            raise Refused("not-found", "There is no group #{name}.", name=name)
         return room
 
     async def find_user(self, name: str) -> Party:
         """The user of a normalised name. Raises `Refused` of `not-found`."""
         party = await self.store.read(accounts.find_user, name)
         if party is None:
-            raise Refused("not-found", f"There is no user @{name}.")
+            raise Refused("not-found", "There is no user @{name}.", name=name)
         return party
 
     def millis(self) -> int:

@@ -75,7 +75,7 @@ async def register(
     shown = normalise(name)
     ctx.node.guesses.take(("new", _place(ctx)))
     if await ctx.node.store.read(statements.find_user, shown) is not None:
-        raise Refused("exists", f"The name {shown} is taken.")
+        raise Refused("exists", "The name {name} is taken.", name=shown)
     hashed = await ctx.node.passwords.hash(password)
     new = Registration(shown, display, hashed, spent)
     return await _log_in(ctx, device, replay, ack, registration=new)
@@ -118,7 +118,7 @@ async def login(
 
 def _nobody_yet(ctx: Context) -> None:
     if ctx.session.user is not None:
-        raise Refused("conflict", f"You are {ctx.session.user.name}; log out first.")
+        raise Refused("conflict", "You are {name}; log out first.", name=ctx.session.user.name)
 
 
 def _site_name(ctx: Context, jwt: str) -> str:

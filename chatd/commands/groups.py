@@ -53,7 +53,7 @@ async def join(ctx: Context, group: Group) -> Stored:
     user = ctx.user
     room = await ctx.node.group(group_name(group))
     if room.id in user.groups:
-        raise Refused("exists", f"You are in #{room.name} already.")
+        raise Refused("exists", "You are in #{name} already.", name=room.name)
     _room_for_one_more(ctx)
     ctx.session.room = f"#{room.name}"
     return await _append(
@@ -83,7 +83,7 @@ async def dissolve(ctx: Context, group: Group) -> Stored:
     user = ctx.user
     room = await _mine(ctx, group)
     if user.groups[room.id] != "owner":
-        raise Refused("forbidden", f"Only the owner can dissolve #{room.name}.")
+        raise Refused("forbidden", "Only the owner can dissolve #{name}.", name=room.name)
     now = ctx.node.millis()
     ctx.node.dissolving.add(room.id)  # nothing is said behind the end
     try:
@@ -97,7 +97,9 @@ async def dissolve(ctx: Context, group: Group) -> Stored:
 def _room_for_one_more(ctx: Context) -> None:
     most = ctx.node.limits.rooms
     if len(ctx.user.groups) >= most:
-        raise Refused("too-large", f"One may be in {most} groups at most. Leave one first.")
+        raise Refused(
+            "too-large", "One may be in {most} groups at most. Leave one first.", most=most
+        )
 
 
 async def _mine(ctx: Context, group: str) -> Room:

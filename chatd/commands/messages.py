@@ -85,7 +85,9 @@ async def say(
     """
     user = ctx.user
     if len(text) > ctx.node.limits.text_chars:
-        raise Refused("too-large", f"A text has at most {ctx.node.limits.text_chars} characters.")
+        raise Refused(
+            "too-large", "A text has at most {most} characters.", most=ctx.node.limits.text_chars
+        )
     body: dict[str, Any] = {"text": text}
     if kind != "text":
         body["kind"] = kind
@@ -203,7 +205,7 @@ async def _advance(ctx: Context, to: str, delivered: int = 0, read: int = 0) -> 
     user = ctx.user
     room = await ctx.node.room(user, to)
     if room is None:
-        raise Refused("not-found", f"Nothing was said between you and {to} yet.")
+        raise Refused("not-found", "Nothing was said between you and {to} yet.", to=to)
     ends = await ctx.node.store.read(read_ends, {room.id})
     seq = min(max(delivered, read), ends.get(room.id, 0))
     await ctx.node.store.advance(Cursor(user.id, room.id, seq, seq if read else 0))

@@ -35,19 +35,23 @@ def last_words(status: bytes, refused: Refused) -> bytes:
 
 def head_too_long(limit: int) -> bytes:
     """What answers a head beyond the limit."""
-    refused = Refused("too-large", f"The headers of a request have at most {limit} bytes.")
+    refused = Refused(
+        "too-large", "The headers of a request have at most {limit} bytes.", limit=limit
+    )
     return last_words(b"431 Request Header Fields Too Large", refused)
 
 
 def body_too_long(limit: int) -> bytes:
     """What answers a body beyond the limit."""
-    refused = Refused("too-large", f"A body has at most {limit} bytes.")
+    refused = Refused("too-large", "A body has at most {limit} bytes.", limit=limit)
     return last_words(b"413 Content Too Large", refused)
 
 
 def too_late(seconds: float) -> bytes:
     """What answers a request that is not there in time."""
-    refused = Refused("bad-request", f"The request was not there within {seconds:g} s.")
+    refused = Refused(
+        "bad-request", "The request was not there within {seconds:g} s.", seconds=seconds
+    )
     return last_words(b"408 Request Timeout", refused)
 
 

@@ -86,7 +86,7 @@ class _Json(Resource):
         except server.UnsupportedMethod as error:  # type: ignore[attr-defined]
             allowed = b", ".join(error.allowedMethods).decode()
             request.setHeader(b"allow", allowed.encode())
-            refused = Refused("bad-request", f"The method is {allowed}.")
+            refused = Refused("bad-request", "The method is {allowed}.", allowed=allowed)
             return self.answer(request, PLAIN.error(None, refused), 405)
 
     def answer_later(

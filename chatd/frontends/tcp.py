@@ -142,7 +142,7 @@ class LineProtocol(TransportLink):
 
     def _too_long(self, line: bytes) -> None:
         limit = self.node.limits.line_bytes
-        refused = Refused("too-large", f"A line has at most {limit} bytes.")
+        refused = Refused("too-large", "A line has at most {limit} bytes.", limit=limit)
         assert self.session is not None
         self.node.hub.send(self.session, _wire(line).error(None, refused))
         self._end()
@@ -205,7 +205,9 @@ def _wire(line: bytes) -> Wire:
 
 
 def _not_utf8(error: UnicodeDecodeError) -> Refused:
-    return Refused("bad-request", f"A line is UTF-8; byte {error.start + 1} of this one is not.")
+    return Refused(
+        "bad-request", "A line is UTF-8; byte {place} of this one is not.", place=error.start + 1
+    )
 
 
 def keep_alive(transport: Any, node: Node) -> None:

@@ -213,7 +213,7 @@ def _register(connection: Connection, login: Login, new: Registration) -> Row | 
     if taken and connection.one("SELECT 1 FROM tokens WHERE hash = ?", (login.issue,)):
         return taken  # this very registration, whose commit went through unheard
     if taken:
-        return Refused("exists", f"The name {new.name} is taken.")
+        return Refused("exists", "The name {name} is taken.", name=new.name)
     if new.invitation is not None and not _spend(connection, new.invitation, login.now):
         return Refused("forbidden", "The invitation is unknown, used up or has expired.")
     user_id = add_user(connection, new.name, new.display, new.password, login.now)

@@ -121,7 +121,7 @@ def _made_before(connection: Connection, name: str, key: bytes) -> int:
         (fold(name),),
     )
     if row is None or bytes(row[1]) != key:
-        raise Refused("exists", f"There is, or was, a group #{name}.")
+        raise Refused("exists", "There is, or was, a group #{name}.", name=name)
     return int(row[0])
 
 

@@ -90,8 +90,11 @@ def _malformed(data: bytes | str, error: Exception) -> Malformed:
 def unknown_command(name: str) -> Refused:
     """The refusal of a command that is not in the table."""
     near = get_close_matches(name[:64], COMMANDS, n=1)
-    hint = f"Did you mean {near[0]}?" if near else "help lists the commands."
-    return Refused("unknown-command", f"There is no command {shown(name)}. {hint}")
+    if near:
+        sentence = "There is no command {name}. Did you mean {near}?"
+        return Refused("unknown-command", sentence, name=shown(name), near=near[0])
+    sentence = "There is no command {name}. help lists the commands."
+    return Refused("unknown-command", sentence, name=shown(name))
 
 
 def shown(text: str) -> str:
@@ -103,11 +106,13 @@ def bad_request(error: Exception, command: str = "") -> Refused:
     """The refusal of a request that does not fit its command; says what was expected."""
     if isinstance(error, msgspec.ValidationError):
         what = _readable(str(error))
-        usage = f" Usage: {COMMANDS[command].usage()}" if command else ""
-        return Refused("bad-request", f"{what}.{usage}")
+        if not command:
+            return Refused("bad-request", "{what}.", what=what)
+        usage = COMMANDS[command].usage()
+        return Refused("bad-request", "{what}. Usage: {usage}", what=what, usage=usage)
     if isinstance(error, RecursionError):
         return Refused("bad-request", "The JSON is nested too deeply.")
-    return Refused("bad-request", f"This is not JSON: {error}.")
+    return Refused("bad-request", "This is not JSON: {reason}.", reason=error)
 
 
 def _readable(message: str) -> str:

@@ -132,7 +132,10 @@ def _arguments(command: Command, rest: str) -> dict[str, Any]:
         if not equals or name not in free:
             if not free:
                 raise Refused(
-                    "bad-request", f"{json.shown(word)} is too much. Usage: {command.usage()}"
+                    "bad-request",
+                    "{word} is too much. Usage: {usage}",
+                    word=json.shown(word),
+                    usage=command.usage(),
                 )
             name, value = next(iter(free)), word
         parameter = free.pop(name)
