@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "chatd"
 LAYERS = {
     "errors": set[str](),
     "model": {"errors"},
+    "rights": {"model"},
     "settings": set[str](),
     "config": {"settings"},
     "certificates": {"settings"},
@@ -24,7 +25,7 @@ LAYERS = {
     "rates": {"settings"},
     "doors": {"errors", "settings"},
     "session": {"errors", "model", "rates"},
-    "store": {"errors", "model", "session"},
+    "store": {"errors", "model", "rights", "session"},
     "hub": {"errors", "model", "session"},
     "auth": {"errors"},
     "cursors": {"errors", "session", "store"},
@@ -32,7 +33,7 @@ LAYERS = {
     "revocations": {"errors", "hub", "session", "store"},
     "node": {
         *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "rates"),
-        *("revocations", "session"),
+        *("revocations", "rights", "session"),
         *("settings", "store"),
     },
     "registry": set[str](),

@@ -39,8 +39,8 @@ COLUMNS = {
     "title varchar(128), low_id bigint null, high_id bigint null, created_at bigint, "
     "dissolved_at bigint null, description varchar(1024), entry varchar(16), "
     "history varchar(16), posting varchar(16), muted_until bigint, called_at bigint",
-    "members": "user_id bigint, room_id bigint, role varchar(8), joined_seq bigint, "
-    "muted_until bigint",
+    "members": "user_id bigint, room_id bigint, role varchar(8), joined_seq bigint",
+    "mutes": "room_id bigint, user_id bigint, until bigint",
     "cursors": "user_id bigint, room_id bigint, delivered_seq bigint, read_seq bigint, "
     "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int",
     "entries": "room_id bigint, seq bigint, sender_id bigint, idempotency_key varbinary(256), "
@@ -80,7 +80,6 @@ DEFAULTS = {
     ("rooms", "posting"): "members",
     ("rooms", "muted_until"): "0",
     ("rooms", "called_at"): "0",
-    ("members", "muted_until"): "0",
     ("cursors", "cleared_seq"): "0",
     ("cursors", "marked"): "0",
     ("cursors", "pinned_at"): "0",
@@ -105,6 +104,7 @@ PRIMARY_KEYS = {
     "revocations": ["id"],
     "contacts": ["user_id", "other_id"],
     "bans": ["room_id", "user_id"],
+    "mutes": ["room_id", "user_id"],
     "join_requests": ["room_id", "user_id"],
     "group_invitations": ["user_id", "room_id"],
     "links": ["hash"],
@@ -129,7 +129,7 @@ INDICES = {  # table: columns, unique
     ("links", ("room_id",), False),
     ("cursors", ("room_id",), False),
 }
-ADDED = 20  # columns, to tables that stood
+ADDED = 19  # columns, to tables that stood
 CLUSTERED = set(PRIMARY_KEYS) - {"users", "rooms", "revocations"}
 
 UPGRADE = """
