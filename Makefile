@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help run run-mysql test faults bench docs clean
+.PHONY: help run run-mysql test faults bench docs messages clean
 # One thing at a time, also under -j: the steps share .venv.
 .NOTPARALLEL:
 
@@ -66,6 +66,9 @@ bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 
 docs: $(VENV)/installed ## write docs/protocol.md from the code
 	@$(BIN)/python -m tools.protocol > docs/protocol.md
+
+messages: $(VENV)/installed-test ## bring chatd/locales up to date; tells what is to be translated
+	@$(BIN)/python -m tools.messages
 
 clean: ## remove what make made: .venv, .run and its database, caches
 	rm -rf $(VENV) .run build dist chatd.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

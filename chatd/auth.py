@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from chatd.errors import Refused, Unavailable
+from chatd.errors import Phrase, Refused, Unavailable
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class SiteTokens:
             )
         except jwt.PyJWTError as error:
             raise Refused(
-                "unauthorized", "The JWT is not accepted: {reason}.", reason=error
+                "unauthorized", "The JWT is not accepted: {reason}.", reason=_reason(error)
             ) from error
         name = claims[self._claim]
         if not isinstance(name, str):
@@ -158,3 +158,23 @@ class SiteTokens:
                 "unauthorized", "The JWT's claim {claim} is not a string.", claim=self._claim
             )
         return name
+
+
+def _reason(error: jwt.PyJWTError) -> Phrase:
+    """What is wrong with a JWT; the library says it in English alone."""
+    match error:
+        case jwt.ExpiredSignatureError():
+            return Phrase("it has expired")
+        case jwt.ImmatureSignatureError():
+            return Phrase("it is not valid yet")
+        case jwt.InvalidAudienceError():
+            return Phrase("it is for another audience")
+        case jwt.InvalidIssuerError():
+            return Phrase("it is from another issuer")
+        case jwt.MissingRequiredClaimError():
+            return Phrase("the claim {claim} is missing", claim=error.claim)
+        case jwt.InvalidAlgorithmError():
+            return Phrase("its algorithm is another one")
+        case jwt.InvalidSignatureError():
+            return Phrase("its signature is wrong")
+    return Phrase("it is malformed")

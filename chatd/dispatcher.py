@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.errors import AWAY, CLOSE_CODES, SLOW_DOWN, Refused, Unavailable
+from chatd.languages import said_in
 from chatd.node import Context, Node
 from chatd.rates import Bucket
 from chatd.registry import BY_REQUEST, USERS
@@ -182,7 +183,7 @@ class Dispatcher:
             outcome.addCallbacks(self._fill, self._fill_refusal, place, {}, place)
             outcome.addErrback(self._lost)
             return
-        data = self._encode(request_id, wire, outcome)
+        data = self._encode(session, request_id, wire, outcome)
         if session.replies:
             session.replies.append(_Reply(data))
         elif data:
@@ -199,18 +200,18 @@ class Dispatcher:
         if session.mistakes.left < 1:
             session.link.close(SLOW_DOWN, CLOSE_CODES[SLOW_DOWN])
 
-    def _encode(self, request_id: Any, wire: Wire, outcome: Any) -> bytes:
+    def _encode(self, session: Session, request_id: Any, wire: Wire, outcome: Any) -> bytes:
         try:
             if isinstance(outcome, Refused):
-                return wire.error(request_id, outcome)
+                return wire.error(request_id, said_in(session.language, outcome))
             return wire.reply(request_id, outcome)
         except Exception:  # the border, as in _call
-            return wire.error(request_id, self._refusal(Failure()))
+            return wire.error(request_id, said_in(session.language, self._refusal(Failure())))
 
     def _fill(
         self, outcome: Any, session: Session, reply: _Reply, request_id: Any, wire: Wire
     ) -> None:
-        reply.data = self._encode(request_id, wire, outcome)
+        reply.data = self._encode(session, request_id, wire, outcome)
         replies = session.replies
         while replies and replies[0].data is not None:
             data = replies.popleft().data

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias, get_args
+
+# A sentence, or a part of one, as it stands in the code: in English, with {fields}. Annotated
+# so, or given to `Refused`, `Unavailable`, `Phrase` or a link's `close`, it has a translation.
+Template: TypeAlias = str
 
 Code = Literal[
     "bad-request",
@@ -50,7 +54,7 @@ class Refused(Exception):
     """
 
     def __init__(
-        self, code: Code, template: str, retry_after: float | None = None, **fields: object
+        self, code: Code, template: Template, retry_after: float | None = None, **fields: object
     ) -> None:
         super().__init__(code, template)
         self.code = code
@@ -67,7 +71,21 @@ class Refused(Exception):
         return filled(self.template, self.fields)
 
 
-def filled(template: str, fields: Mapping[str, object]) -> str:
+class Phrase:
+    """A part of a sentence that is translated by itself: the value of a field. `str` gives it
+    in English."""
+
+    __slots__ = ("fields", "template")
+
+    def __init__(self, template: Template, **fields: object) -> None:
+        self.template = template
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return filled(self.template, self.fields)
+
+
+def filled(template: Template, fields: Mapping[str, object]) -> str:
     """A template with its fields."""
     return template.format_map(fields) if fields else template
 
@@ -78,7 +96,7 @@ AWAY: Final = "The database cannot be used now. Try again, with the same key."
 class Unavailable(Refused):
     """The database cannot be used now."""
 
-    def __init__(self, template: str, retry_after: float = 1.0) -> None:
+    def __init__(self, template: Template, retry_after: float = 1.0) -> None:
         super().__init__("unavailable", template, retry_after)
 
 
@@ -91,7 +109,7 @@ SLOW_DOWN: Final = 4000
 LOGGED_OUT: Final = 4100
 LOGIN_TIMEOUT: Final = 4101
 
-CLOSE_CODES: Final[dict[int, str]] = {
+CLOSE_CODES: Final[dict[int, Template]] = {
     NORMAL: "Goodbye, as asked.",
     1002: "The WebSocket framing was broken.",
     1007: "A text was not UTF-8, or a compressed message was broken.",

@@ -35,6 +35,10 @@ Title = Annotated[
 Display = Annotated[
     str, Meta(max_length=64, pattern=LINE_PATTERN, description="the name that people see")
 ]
+LanguageName = Annotated[
+    str,
+    Meta(max_length=64, pattern=LINE_PATTERN, description="of what the server tells: en, zh-CN …"),
+]
 Password = Annotated[str, Meta(min_length=1, max_length=256, description="the password")]
 Secret = Annotated[str, Meta(min_length=1, max_length=4096, description="the token")]
 Key = Annotated[

@@ -19,7 +19,7 @@ from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
-from chatd.errors import SERVICE_RESTART, Refused
+from chatd.errors import SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, Standing, fold, normalise
 from chatd.rates import Bucket, Rates
@@ -182,11 +182,13 @@ class Node:
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
                 session.user = User(user, self.hub.standings(memberships))
+                session.user.language = account.language
                 session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
             entered = self.hub.enter(session, user, memberships)
+            entered.language = account.language
             entered.bucket = self.rates.users.of(user.id, self.tick)
         if replay:
             self.backlog.replay(session)
@@ -402,7 +404,7 @@ def _origin(draft: Draft) -> Session | None:
     return draft.origin if user is not None and user.id == draft.sender.id else None
 
 
-RESTARTS = "The server restarts."
+RESTARTS: Template = "The server restarts."
 
 # Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
 # address, and an account is tried from everywhere; "new" are registrations from an address.

@@ -20,6 +20,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from chatd.errors import Template
+
 Audience = Literal["anybody", "users"]
 ANYBODY: Audience = "anybody"
 USERS: Audience = "users"
@@ -53,6 +55,14 @@ class Command(Struct, frozen=True):
     parameters: tuple[Parameter, ...]
     request: type[Struct]
     result: Any
+
+    def summary(self) -> Template:
+        """The first paragraph of the help, on one line."""
+        return " ".join(self.help.partition("\n\n")[0].split())
+
+    def details(self) -> Template:
+        """The rest of the help, on one line."""
+        return " ".join(self.help.partition("\n\n")[2].split())
 
     def usage(self) -> str:
         """How a person types it."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
-from chatd.errors import Refused
+from chatd.errors import Refused, Template
 from chatd.model import Party, Room, Standing
 from chatd.rates import Bucket
 
@@ -37,8 +37,9 @@ class Link(Protocol):
     def send(self, data: bytes) -> None:
         """Sends what a wire encoded, at once if nothing waits to be sent."""
 
-    def close(self, code: int, reason: str) -> None:
-        """Says goodbye with a close code of PROTOCOL, then closes."""
+    def close(self, code: int, reason: Template) -> None:
+        """Says goodbye with a close code of PROTOCOL, then closes. The reason is a template, of
+        at most 123 bytes in every language (RFC 6455 §5.5)."""
 
     def abort(self) -> None:
         """Drops the connection without waiting for the peer."""
@@ -59,9 +60,10 @@ class Link(Protocol):
 class User:
     """A user with sessions on this node; `groups` holds the user's standing by room id, `peers`
     the rooms found so far by address, `open` the ids of those between two where the other one
-    takes messages, `bucket` what all sessions together may ask for."""
+    takes messages, `bucket` what all sessions together may ask for, `language` the user's own
+    setting, "" where there is none."""
 
-    __slots__ = ("bucket", "groups", "id", "name", "open", "party", "peers", "sessions")
+    __slots__ = ("bucket", "groups", "id", "language", "name", "open", "party", "peers", "sessions")
 
     def __init__(self, party: Party, groups: Mapping[int, Standing] = MappingProxyType({})) -> None:
         self.party = party
@@ -69,6 +71,7 @@ class User:
         self.name = party.name
         self.groups = dict(groups)
         self.sessions: list[Session] = []
+        self.language = ""
         self.peers: dict[str, Room] | None = None
         self.open: set[int] | None = None
         self.bucket: Bucket | None = None
@@ -115,9 +118,12 @@ class Session:
     end and so the session's.
     `bucket` and `place` hold what the session and all from its place may ask for, `mistakes`
     what it may get wrong.
+    `chosen` is the language that was asked for on this connection, `accepted` the one that its
+    head names; both may be "".
     """
 
     __slots__ = (
+        "accepted",
         "acknowledging",
         "address",
         "answers",
@@ -126,6 +132,7 @@ class Session:
         "behind",
         "bucket",
         "busy",
+        "chosen",
         "drained",
         "ended",
         "expires",
@@ -170,6 +177,8 @@ class Session:
         self.expires = 0
         self.scopes: frozenset[str] = frozenset()
         self.room = ""
+        self.chosen = ""
+        self.accepted = ""
         self.acknowledging = False
         self.over: frozenset[int] = frozenset()
         self.outbox: list[bytes] | None = None
@@ -218,6 +227,11 @@ class Session:
             self.unproved = {room_id: seq}
         else:
             self.unproved[room_id] = seq
+
+    @property
+    def language(self) -> str:
+        """What its client reads; "" where nobody said."""
+        return self.chosen or (self.user.language if self.user else "") or self.accepted
 
     @property
     def lagging(self) -> bool:

@@ -33,6 +33,7 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "tokens": lambda world: {},
     "revoke": lambda world: {"token": world.token},
     "help": lambda world: {"command": "say"},
+    "language": lambda world: {"name": "en"},
     "ping": lambda world: {},
     "whoami": lambda world: {},
     "create": lambda world: {"name": f"{world.prefix}made", "title": "Made just now"},

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "chatd"
 # What a part may import of chatd besides itself; a later line builds on the earlier ones.
 LAYERS = {
     "errors": set[str](),
+    "languages": {"errors"},
     "model": {"errors"},
     "rights": {"model"},
     "settings": set[str](),
@@ -36,15 +37,16 @@ LAYERS = {
         *("revocations", "rights", "session"),
         *("settings", "store"),
     },
-    "registry": set[str](),
-    "commands": {"doors", "errors", "model", "node", "registry", "store"},
-    "dispatcher": {"errors", "node", "rates", "registry", "session"},
+    "registry": {"errors"},
+    "commands": {"doors", "errors", "languages", "model", "node", "registry", "store"},
+    "dispatcher": {"errors", "languages", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},
     "reload": {"auth", "certificates", "config", "logs", "node", "settings", "systemd"},
     "wire": {"commands", "dispatcher", "errors", "registry"},
     "frontends": {
-        *("dispatcher", "doors", "errors", "node", "registry", "session", "store", "wire"),
+        *("dispatcher", "doors", "errors", "languages", "node", "registry", "session", "store"),
+        "wire",
     },
     "client": {"config", "errors", "model", "settings", "store"},
     "tap": {

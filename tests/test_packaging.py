@@ -53,7 +53,8 @@ class WheelTests(SynchronousTestCase):
         (self.wheel,) = self.directory.glob("*.whl")
 
     def test_contents(self) -> None:
-        """The plugin, every module and the migrations are there; nothing of Twisted's is."""
+        """The plugin, every module, the migrations and the catalogues are there; nothing of
+        Twisted's is."""
         with zipfile.ZipFile(self.wheel) as archive:
             contents = set(archive.namelist())
         originals = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("chatd/**/*.py")}
@@ -65,6 +66,9 @@ class WheelTests(SynchronousTestCase):
         )
         versions = [name for name in packed if name.startswith("chatd/store/migrations/versions/")]
         self.assertNotEqual(versions, [])
+        catalogues = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("chatd/**/*.mo")}
+        self.assertNotEqual(catalogues, set())
+        self.assertEqual(catalogues - packed, set())
 
     def test_installed(self) -> None:
         """In another environment, `twistd chatd --help` and `chatctl --help` answer.

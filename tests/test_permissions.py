@@ -81,6 +81,7 @@ def _table() -> Iterator[Row]:
         "unauthorized not-found not-found not-found not-found not-found unauthorized unauthorized",
     )
     yield Row("help", lambda w: {}, _ALL)
+    yield Row("language", lambda w: {"name": "en"}, _ALL)
     yield Row("ping", lambda w: {}, _ALL)
     yield Row("whoami", lambda w: {}, _ALL)
     yield Row("create", lambda w: {"name": w.new}, _USERS)

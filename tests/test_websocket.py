@@ -24,6 +24,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from chatd.errors import CLOSE_CODES
 from chatd.frontends import link
 from chatd.frontends.link import TransportLink
 from chatd.frontends.websocket import ChatProtocol
@@ -441,7 +442,7 @@ class Frequency(WebSocketCase):
             client.send(frame * ((50 - before) // each))
             self.assertNotIn(8, [opcode for opcode, _ in self.got(client)], what)
             client.send(frame)
-            self.assertIn("at most 50", self.closed_with(client, 1008, what))
+            self.assertEqual(self.closed_with(client, 1008, what), CLOSE_CODES[1008], what)
 
     def test_the_next_second(self) -> None:
         """Each tick allows as many again, and no more however long nothing came."""

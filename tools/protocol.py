@@ -143,7 +143,10 @@ The same as lines:
 
 ## Errors
 
-More codes may come. A `retry_after` is in seconds.
+More codes may come. A `retry_after` is in seconds. The sentence is for people, in English or
+Chinese (`en`, `zh`): as the connection chose (`language`, or the parameter of `login` and
+`register`), else as the user set, else as `Accept-Language` asks in the request or handshake.
+The code is the same in every language.
 
 {errors}
 
@@ -196,6 +199,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "login": {"name": "alice", "password": "correct-horse", "device": "laptop"},
     "revoke": {"token": "154554fde42d381c"},
     "help": {"command": "ping"},
+    "language": {"name": "zh"},
     "create": {"name": "#team", "title": "Weekend plans"},
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
@@ -209,6 +213,7 @@ RESULTS: Sequence[msgspec.Struct] = (
     accounts.Done(),
     accounts.Tokens([Token("154554fde42d381c", "laptop", AT, EXPIRES, True)]),
     basics.Help([basics.CommandHelp(COMMANDS["ping"].usage(), COMMANDS["ping"].help)]),
+    basics.Language("zh"),
     basics.Pong(AT),
     basics.Identity(SESSION, "alice"),
     groups.Created("#team"),

@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 from chatd.doors import place_of
 from chatd.errors import Refused
-from chatd.model import Display, Name, Password, Secret, fold, normalise
+from chatd.languages import pick
+from chatd.model import Display, LanguageName, Name, Password, Secret, fold, normalise
 from chatd.node import Context
 from chatd.registry import ANYBODY, USERS, command
 from chatd.store import accounts as statements
@@ -63,8 +64,10 @@ async def register(
     device: Device = "",
     replay: Replay = True,
     ack: Ack = False,
+    language: LanguageName = "",
 ) -> LoggedIn:
     """Makes an account and logs in. The server may want an invitation, or take nobody."""
+    _choose(ctx, language)
     rule = ctx.node.accounts.registration
     if rule == "closed":
         raise Refused("forbidden", "Accounts are made by the operator of this server.")
@@ -92,12 +95,14 @@ async def login(
     device: Device = "",
     replay: Replay = True,
     ack: Ack = False,
+    language: LanguageName = "",
 ) -> LoggedIn:
     """Logs in: with name and password, token, jwt, or api_key and name.
 
     With replay you get all that has come since you were last here, then what comes live. With
     ack the server takes a message as delivered only when you say so.
     """
+    _choose(ctx, language)
     _nobody_yet(ctx)
     given = [value is not None for value in (password, token, jwt, api_key)]
     if sum(given) != 1 or (name is None) != (token is not None or jwt is not None):
@@ -114,6 +119,12 @@ async def login(
         return await _log_in(ctx, device, replay, ack, name=shown, api_key=digest(api_key))
     user_id, stored = await _check_password(ctx, name, password or "")
     return await _log_in(ctx, device, replay, ack, user_id=user_id, password=stored)
+
+
+def _choose(ctx: Context, language: str) -> None:
+    """Before anything may be refused: in that language, then."""
+    if language:
+        ctx.session.chosen = pick(language)
 
 
 def _nobody_yet(ctx: Context) -> None:

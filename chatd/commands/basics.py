@@ -1,4 +1,4 @@
-"""Commands about the connection itself: help, ping, whoami."""
+"""Commands about the connection itself: help, language, ping, whoami."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from chatd.errors import Refused
+from chatd.errors import Phrase, Refused
+from chatd.languages import SPOKEN, pick, translated
+from chatd.model import LanguageName
 from chatd.node import Context
-from chatd.registry import ANYBODY, COMMANDS, command
+from chatd.registry import ANYBODY, COMMANDS, Command, command
 
 CommandName = Annotated[str, Meta(max_length=64, description="the name of a command")]
 
@@ -24,6 +26,12 @@ class Help(Struct, frozen=True):
     """The commands that were asked for."""
 
     commands: list[CommandHelp]
+
+
+class Language(Struct, frozen=True):
+    """The language of the server's sentences from here on."""
+
+    language: str
 
 
 class Pong(Struct, frozen=True):
@@ -43,14 +51,28 @@ class Identity(Struct, frozen=True, omit_defaults=True):
 @command(ANYBODY, "help")
 def help_(ctx: Context, command: CommandName | None = None) -> Help:
     """Lists the commands, or explains one."""
+    language = ctx.session.language
     if command is None:
-        lines = [(c, " ".join(c.help.partition("\n\n")[0].split())) for c in COMMANDS.values()]
-    elif command.lstrip("/") in COMMANDS:
-        found = COMMANDS[command.lstrip("/")]
-        lines = [(found, " ".join(found.help.split()))]
-    else:
+        return Help([_line(c, Phrase(c.summary()), language) for c in COMMANDS.values()])
+    found = COMMANDS.get(command.lstrip("/"))
+    if found is None:
         raise Refused("not-found", "There is no such command; help alone lists them all.")
-    return Help([CommandHelp(c.usage(), text) for c, text in lines])
+    told = Phrase(found.summary())
+    if found.details():
+        told = Phrase("{summary} {details}", summary=told, details=Phrase(found.details()))
+    return Help([_line(found, told, language)])
+
+
+def _line(command: Command, told: Phrase, language: str) -> CommandHelp:
+    return CommandHelp(command.usage(), translated(told.template, told.fields, language))
+
+
+@command(ANYBODY, "language")
+def language_(ctx: Context, name: LanguageName) -> Language:
+    """Chooses the language of what the server tells you on this connection: en or zh. It comes
+    before your own setting; an empty name goes back to that."""
+    ctx.session.chosen = pick(name)
+    return Language(ctx.session.language or SPOKEN[0])
 
 
 @command(ANYBODY)

@@ -15,7 +15,9 @@ from zope.interface import implementer
 
 from chatd.errors import Refused
 from chatd.frontends.link import unsent
+from chatd.languages import pick, said_in
 from chatd.node import Node
+from chatd.session import Session
 from chatd.wire.json import JsonWire
 
 PLAIN = JsonWire(lambda payload: payload)
@@ -24,9 +26,9 @@ _IDLE = 15.0  # seconds that a connection may wait for its next request
 _GOODBYE = 2.0  # seconds for a connection to close in which the client reads nothing
 
 
-def last_words(status: bytes, refused: Refused) -> bytes:
+def last_words(status: bytes, refused: Refused, language: str = "") -> bytes:
     """A whole response with a status such as `408 Request Timeout`, the connection's last."""
-    body = PLAIN.error(None, refused)
+    body = PLAIN.error(None, said_in(language, refused))
     head = [b"HTTP/1.1 " + status, b"Content-Type: application/json", b"Connection: close"]
     if refused.retry_after is not None:
         head.append(b"Retry-After: %d" % max(1, round(refused.retry_after)))
@@ -41,10 +43,10 @@ def head_too_long(limit: int) -> bytes:
     return last_words(b"431 Request Header Fields Too Large", refused)
 
 
-def body_too_long(limit: int) -> bytes:
+def body_too_long(limit: int, language: str = "") -> bytes:
     """What answers a body beyond the limit."""
     refused = Refused("too-large", "A body has at most {limit} bytes.", limit=limit)
-    return last_words(b"413 Content Too Large", refused)
+    return last_words(b"413 Content Too Large", refused, language)
 
 
 def too_late(seconds: float) -> bytes:
@@ -56,11 +58,23 @@ def too_late(seconds: float) -> bytes:
 
 
 class LimitedRequest(server.Request):
-    """A request whose body is refused once it is over the limit, before it is all there."""
+    """A request whose body is refused once it is over the limit, before it is all there.
+    `asker` is the session that it becomes."""
 
     content: Any
     channel: Channel
+    asker: Session | None = None
     _refused = False
+
+    @property
+    def language(self) -> str:
+        """What its client reads."""
+        return self.accepted if self.asker is None else self.asker.language
+
+    @property
+    def accepted(self) -> str:
+        """What its Accept-Language picks."""
+        return pick(self.getHeader("accept-language") or "")
 
     def gotLength(self, length: int | None) -> None:
         super().gotLength(length)
@@ -80,7 +94,7 @@ class LimitedRequest(server.Request):
 
     def _refuse(self) -> None:
         self._refused = True
-        self.channel.end(body_too_long(self._limit))
+        self.channel.end(body_too_long(self._limit, self.accepted))
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if not self._refused:

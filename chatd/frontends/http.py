@@ -14,8 +14,9 @@ from twisted.web import server
 from twisted.web.resource import Resource
 
 from chatd.dispatcher import Dispatcher
-from chatd.errors import Code, Refused
+from chatd.errors import Code, Refused, Template
 from chatd.frontends.channel import PLAIN, Channel, LimitedRequest
+from chatd.languages import said_in
 from chatd.node import Node
 from chatd.registry import COMMANDS
 from chatd.session import Session
@@ -50,7 +51,7 @@ class Once:
     def send(self, data: bytes) -> None:
         """Nothing."""
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: Template) -> None:
         """Nothing."""
 
     def abort(self) -> None:
@@ -87,7 +88,7 @@ class _Json(Resource):
             allowed = b", ".join(error.allowedMethods).decode()
             request.setHeader(b"allow", allowed.encode())
             refused = Refused("bad-request", "The method is {allowed}.", allowed=allowed)
-            return self.answer(request, PLAIN.error(None, refused), 405)
+            return self.answer(request, _sentence(request, refused), 405)
 
     def answer_later(
         self, node: Node, request: server.Request, work: Coroutine[Any, Any, bytes]
@@ -123,7 +124,11 @@ class _Json(Resource):
             request.setHeader(b"retry-after", b"%d" % max(1, round(refused.retry_after)))
         if refused.code == "unauthorized":
             request.setHeader(b"www-authenticate", b"Bearer")
-        return self.answer(request, PLAIN.error(None, refused), _STATUS[refused.code])
+        return self.answer(request, _sentence(request, refused), _STATUS[refused.code])
+
+
+def _sentence(request: Any, refused: Refused) -> bytes:
+    return PLAIN.error(None, said_in(request.language, refused))
 
 
 class NotFound(_Json):
@@ -235,16 +240,17 @@ class Api(_Json):
         self._node = node
         self._dispatcher = dispatcher
 
-    def render_POST(self, request: server.Request) -> Any:
+    def render_POST(self, request: LimitedRequest) -> Any:
         return self.answer_later(self._node, request, self._run(request))
 
-    async def _run(self, request: server.Request) -> bytes:
+    async def _run(self, request: LimitedRequest) -> bytes:
         name = b"/".join(request.postpath or ()).decode(errors="replace")
         if name not in COMMANDS:
             raise unknown_command(name)
-        call = _decode(name, request.content.read())  # type: ignore[union-attr]
+        call = _decode(name, request.content.read())
         address = getattr(request.getClientAddress(), "host", "local")  # a Unix socket has none
         session = self._node.session(Once(), PLAIN, address)
+        session.accepted, request.asker = request.accepted, session
         await self._authorise(session, request.getHeader(b"authorization"))
         result = await self._dispatcher.call(session, call)
         return self.answer(request, msgspec.json.encode(result))

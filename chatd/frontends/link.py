@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.dispatcher import Dispatcher
-from chatd.errors import SERVICE_RESTART
+from chatd.errors import SERVICE_RESTART, Template
+from chatd.languages import pick, translated
 from chatd.node import RESTARTS, Node
 from chatd.session import Link, Session, Wire
 
@@ -47,10 +48,11 @@ class TransportLink(Protocol, Link):
     _eof = False  # the client sends no more
     _closing: Any = None
 
-    def opened(self, wire: Wire) -> Session:
-        """To be called when the client may send requests."""
+    def opened(self, wire: Wire, accepted: str = "") -> Session:
+        """To be called when the client may send requests; `accepted` is its Accept-Language."""
         transport: Any = self.transport
         session = self.node.session(self, wire, address_of(transport))
+        session.accepted = pick(accepted)
         self.session = session
         self.node.hub.open(session)
         transport.registerProducer(self, True)
@@ -86,6 +88,10 @@ class TransportLink(Protocol, Link):
             self._stop(_OTHERS, True)
             self.node.hub.flush()
             self.node.clock.callLater(0, self._stop, _OTHERS, False)
+
+    def said(self, template: Template) -> str:
+        """A sentence without fields in the client's language."""
+        return translated(template, {}, self.session.language if self.session else "")
 
     def lost(self) -> None:
         """To be called when the connection is gone."""

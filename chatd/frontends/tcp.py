@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 
 from chatd.dispatcher import Dispatcher, Malformed
 from chatd.doors import Guest
-from chatd.errors import Refused
+from chatd.errors import Refused, Template
 from chatd.frontends.link import PORTION, TransportLink, address_of, drop
+from chatd.languages import said_in
 from chatd.node import Node
 from chatd.session import Session, Wire
 from chatd.wire import text
@@ -141,7 +142,8 @@ class LineProtocol(TransportLink):
         limit = self.node.limits.line_bytes
         refused = Refused("too-large", "A line has at most {limit} bytes.", limit=limit)
         assert self.session is not None
-        self.node.hub.send(self.session, _wire(line).error(None, refused))
+        told = said_in(self.session.language, refused)
+        self.node.hub.send(self.session, _wire(line).error(None, told))
         self._end()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -166,10 +168,10 @@ class LineProtocol(TransportLink):
 
     # -- session.Link
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: Template) -> None:
         session = self.session
         if session is not None and self._closing is None:
-            event = {"event": "closing", "code": code, "reason": reason}
+            event = {"event": "closing", "code": code, "reason": self.said(reason)}
             self.node.hub.send(session, session.wire.event(event))
         self._end()
 

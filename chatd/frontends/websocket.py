@@ -20,8 +20,9 @@ from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.logger import Logger
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.errors import TOO_MANY_FRAMES, Refused
+from chatd.errors import CLOSE_CODES, TOO_MANY_FRAMES, Refused, Template
 from chatd.frontends.link import PORTION, TransportLink
+from chatd.languages import pick, translated
 from chatd.node import Node
 from chatd.wire import deflate
 from chatd.wire.json import JsonWire, decode
@@ -198,22 +199,26 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         self.dropConnection(abort=False)
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
-        body = reason[:_REASON].encode("ascii", "replace") + b"\n"
+        headers = getattr(self, "http_headers", None) or {}
+        plain = reason[:_REASON].encode("ascii", "replace").decode()
+        told = translated(plain, {}, pick(headers.get("accept-language", "")))
+        body = told.encode() + b"\n"
         head = f"HTTP/1.1 {code:d} {HTTPStatus(code).phrase}\r\n"
         if code == HTTPStatus.UPGRADE_REQUIRED:
             head += "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         if code == HTTPStatus.METHOD_NOT_ALLOWED:
             head += "Allow: GET\r\n"
-        head += "Connection: close\r\nContent-Type: text/plain\r\n"
+        head += "Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
         head += f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
         self.sendData(head.encode() + body)
 
     def onOpen(self) -> None:
+        accepted = (self.http_headers or {}).get("accept-language", "")
         for leftover in _LEFTOVERS:
             setattr(self, leftover, None)
         self.send_queue = ()  # for bytes sent one by one, which nothing does: 760 bytes
         self.trafficStats = self.traffic  # nobody asks for one connection's: 350 bytes
-        self.opened(FRAMES if self._perMessageCompress is None else SMALL_FRAMES)
+        self.opened(FRAMES if self._perMessageCompress is None else SMALL_FRAMES, accepted)
 
     def dataReceived(self, data: bytes) -> None:
         if self.session is not None:
@@ -332,12 +337,17 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
         if self._frames > 2 * most:  # long closed, and it goes on
             self._deaf = True
         elif self._frames > most and self.state == self.STATE_OPEN:
-            sentence = f"A client sends at most {most} control frames and fragments a second."
-            self.close(TOO_MANY_FRAMES, sentence)
+            self.close(TOO_MANY_FRAMES, CLOSE_CODES[TOO_MANY_FRAMES])
 
     def _heard(self) -> None:
         if self.session is not None:
             self.session.heard = self.node.tick
+
+    def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
+        # Autobahn's reason says more, but in English only.
+        meaning = CLOSE_CODES.get(code, reason)
+        told = self.said(meaning)
+        super()._fail_connection(code, reason if told == meaning else told)
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         self.node.hub.flush()  # no data may come behind a close (RFC 6455 §5.5.1)
@@ -358,9 +368,9 @@ class ChatProtocol(TransportLink, WebSocketServerProtocol):  # type: ignore[misc
 
     # -- session.Link
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: Template) -> None:
         # Autobahn's sendClose takes no code below 3000 but 1000, and so not 1012 and 1013.
-        self.sendCloseFrame(code, reason.encode())
+        self.sendCloseFrame(code, self.said(reason).encode())
 
     def send(self, data: bytes) -> None:
         if self.state == self.STATE_OPEN:  # no data may come behind a close

@@ -62,11 +62,13 @@ class Login(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True):
-    """Who logged in: the groups the user is in, and when the token expires (ms)."""
+    """Who logged in: the groups the user is in, when the token expires (ms), and the user's
+    language, "" where there is none."""
 
     user: Party
     memberships: tuple[Membership, ...]
     expires: int
+    language: str = ""
 
 
 class ApiKey(Struct, frozen=True):
@@ -86,7 +88,7 @@ class Token(Struct, frozen=True):
     current: bool = False
 
 
-_USER = "SELECT id, name, disabled_at FROM users WHERE "
+_USER = "SELECT id, name, disabled_at, language FROM users WHERE "
 
 
 def log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Refused]:
@@ -137,7 +139,7 @@ def _account(
     expiries: Mapping[bytes, int],
 ) -> Account:
     expires = expiries[login.token] if login.token else login.expires
-    return Account(Party(row[0], row[1]), groups.get(row[0], ()), expires)
+    return Account(Party(row[0], row[1]), groups.get(row[0], ()), expires, row[3])
 
 
 _BAD_TOKEN = Refused("unauthorized", "The token is unknown or has expired. Log in again.")
@@ -163,7 +165,7 @@ def _by_token(
     if not digests:
         return {}, {}
     rows = connection.all(
-        "SELECT t.hash, t.expires_at, u.id, u.name, u.disabled_at FROM tokens t"
+        "SELECT t.hash, t.expires_at, u.id, u.name, u.disabled_at, u.language FROM tokens t"
         f" JOIN users u ON u.id = t.user_id WHERE t.hash IN ({marks(digests)})",
         digests,
     )
@@ -176,11 +178,11 @@ def _by_password(connection: Connection, user_ids: set[int]) -> dict[tuple[int, 
         return {}
     # Locked: else a password changed now would leave the token that is about to be issued.
     rows = connection.all(
-        f"SELECT id, name, disabled_at, password FROM users WHERE id IN ({marks(user_ids)})"
-        + connection.dialect.locking,
+        "SELECT id, name, disabled_at, language, password FROM users"
+        f" WHERE id IN ({marks(user_ids)})" + connection.dialect.locking,
         list(user_ids),
     )
-    return {(row[0], row[3]): row[:3] for row in rows}
+    return {(row[0], row[4]): row[:4] for row in rows}
 
 
 def _by_name(connection: Connection, keys: Iterable[str]) -> dict[object, Row]:
@@ -188,7 +190,8 @@ def _by_name(connection: Connection, keys: Iterable[str]) -> dict[object, Row]:
     if not wanted:
         return {}
     rows = connection.all(
-        f"SELECT name_key, id, name, disabled_at FROM users WHERE name_key IN ({marks(wanted)})",
+        "SELECT name_key, id, name, disabled_at, language FROM users"
+        f" WHERE name_key IN ({marks(wanted)})",
         wanted,
     )
     return {row[0]: row[1:] for row in rows}
@@ -217,7 +220,7 @@ def _register(connection: Connection, login: Login, new: Registration) -> Row | 
     if new.invitation is not None and not _spend(connection, new.invitation, login.now):
         return Refused("forbidden", "The invitation is unknown, used up or has expired.")
     user_id = add_user(connection, new.name, new.display, new.password, login.now)
-    return (user_id, new.name, None)
+    return (user_id, new.name, None, "")
 
 
 def _spend(connection: Connection, invitation: bytes, now: int) -> bool:

@@ -224,7 +224,7 @@ class Batcher(Generic[Item, Result]):
         self, items: list[Item], refused: Refused
     ) -> tuple[Sequence[Result | Refused], Unavailable | None]:
         if not items:
-            return [], Unavailable(refused.sentence)
+            return [], Unavailable(refused.template)
         # First what became of them together: it comes before what is stored from here on.
         _, unknown = await self._results([])
         if len(items) == 1:

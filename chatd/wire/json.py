@@ -14,6 +14,7 @@ import chatd.commands  # noqa: F401  (fills the table of commands)
 from chatd.dispatcher import Malformed
 from chatd.errors import Refused
 from chatd.registry import BY_REQUEST, COMMANDS, RequestId
+from chatd.wire.mistakes import mismatch, not_json
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Union[tuple(BY_REQUEST)]).decode  # noqa: UP007
@@ -25,8 +26,6 @@ class _Envelope(Struct):
     cmd: Any = None
     id: Any = None
 
-
-_QUOTED = 200  # characters: enough for every schema's error
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
@@ -105,26 +104,11 @@ def shown(text: str) -> str:
 def bad_request(error: Exception, command: str = "") -> Refused:
     """The refusal of a request that does not fit its command; says what was expected."""
     if isinstance(error, msgspec.ValidationError):
-        what = _readable(str(error))
+        what = mismatch(str(error))
         if not command:
             return Refused("bad-request", "{what}.", what=what)
         usage = COMMANDS[command].usage()
         return Refused("bad-request", "{what}. Usage: {usage}", what=what, usage=usage)
     if isinstance(error, RecursionError):
         return Refused("bad-request", "The JSON is nested too deeply.")
-    return Refused("bad-request", "This is not JSON: {reason}.", reason=error)
-
-
-def _readable(message: str) -> str:
-    """A schema's error in people's words; patterns are explained, not shown, and what a client
-    sent is quoted as `shown` does."""
-    what, _, place = message.partition(" - at ")
-    about = place.replace("`", "").replace("$.", "")
-    if "matching regex" not in what:
-        what = "".join(c if c.isprintable() else repr(c)[1:-1] for c in what[:_QUOTED])
-        return f"{what} in {about[:_QUOTED]}" if about else what
-    if "'^[@#]" in what:
-        return f"Expected an address, @user or #group, in {about}"
-    if "'^[a-z]" in what:
-        return f"Expected a word of small letters, digits and '-' in {about}"
-    return f"Control characters are not allowed in {about}"
+    return Refused("bad-request", "This is not JSON: {reason}.", reason=not_json(error))
