@@ -37,7 +37,7 @@ LAYERS = {
         *("settings", "store"),
     },
     "registry": set[str](),
-    "commands": {"doors", "errors", "model", "node", "registry", "store"},
+    "commands": {"doors", "errors", "model", "node", "registry", "rights", "store"},
     "dispatcher": {"errors", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},
