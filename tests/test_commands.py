@@ -72,7 +72,9 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
 }
 NEED_NOBODY = frozenset(("register", "login"))
-OWN = frozenset(("at", "created", "expires", "id", "joined", "session", "token"))  # differ from run to run
+OWN = frozenset(
+    ("at", "created", "expires", "id", "joined", "session", "token")
+)  # differ from run to run
 
 
 class TextLines(Lines):
