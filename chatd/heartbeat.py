@@ -17,7 +17,7 @@ from chatd.errors import LOGIN_TIMEOUT, Unavailable
 from chatd.node import Node
 from chatd.revocations import log_out
 from chatd.session import Session
-from chatd.store.accounts import forget_expired
+from chatd.store import accounts, groups
 
 BEATS = 10  # in a tick
 _MUCH = 64 * 1024  # bytes on their way to a client, before a ping
@@ -106,7 +106,8 @@ class Heartbeat:
 
     async def _clean(self) -> None:
         with suppress(Unavailable):  # another time
-            await self._node.store.write(forget_expired, self._node.millis())
+            for statements in (accounts, groups):
+                await self._node.store.write(statements.forget_expired, self._node.millis())
 
     def _try_visit(self, session: Session) -> None:
         try:

@@ -144,8 +144,9 @@ class Hub:
     # -- membership follows the log
 
     def join(self, member: Membership, user_id: int) -> None:
-        """A user has become a member of a group."""
+        """A user has become a member of a group; its rules are noted."""
         self._note_move(user_id)
+        self._set_rules(member.room.id, member.rules)
         user = self._users.get(user_id)
         if user is None:
             return

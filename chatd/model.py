@@ -32,6 +32,10 @@ Title = Annotated[
     str,
     Meta(max_length=128, pattern=LINE_PATTERN, description="one line", extra={"rest": True}),
 ]
+Description = Annotated[
+    str,
+    Meta(max_length=1024, pattern=TEXT_PATTERN, description="what it is for", extra={"rest": True}),
+]
 Display = Annotated[
     str, Meta(max_length=64, pattern=LINE_PATTERN, description="the name that people see")
 ]
@@ -52,6 +56,8 @@ Key = Annotated[
 ]
 Role = Literal["owner", "admin", "member"]
 Kind = Literal["direct", "group", "inbox"]
+EntryRule = Literal["open", "approval", "invited"]
+HistoryRule = Literal["all", "joined"]
 Posting = Literal["members", "admins"]
 
 _NAME_PUNCTUATION = frozenset("_-.")

@@ -21,16 +21,17 @@ from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
 from chatd.errors import SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
-from chatd.model import Membership, Party, Room, Standing, fold, normalise
+from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
 from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
 from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
-from chatd.store import accounts
+from chatd.store import accounts, groups
 from chatd.store.accounts import Account, Login
 from chatd.store.contacts import check_open
 from chatd.store.dialects import Dialect
+from chatd.store.groups import View
 from chatd.store.log import Draft, Effect, Keys, Stored
 from chatd.store.rooms import find_group, find_pair, make_pair
 from chatd.store.store import Store
@@ -207,13 +208,14 @@ class Node:
     async def room(self, user: User, address: str, create: bool = False) -> Room | None:
         """The room at an address, as `user` means it; for `@name` None where the two never
         spoke, unless it is to be made. Raises `Refused` of `not-found`, or of `not-a-member`
-        for a group that the user is not in."""
+        for a group that the user is not in, but may know of."""
         room = user.peers.get(address) if user.peers else None
         if room is None:
             room = await self._find_room(user, address, create)
         if room is None:
             return None
         if room.kind == "group" and room.id not in user.groups:
+            await self.view(user, address)
             raise Refused("not-a-member", "You are not in #{name}.", name=room.name)
         if room.id in self.dissolving:
             raise Refused("not-found", "#{name} is being dissolved.", name=room.name)
@@ -271,14 +273,23 @@ class Node:
         room = await self.store.read(find_pair, party, party)
         if room is None:
             room = await self.store.write(make_pair, party, party, self.millis())
-        return self._draft(room, party, kind, body)
+        return self.draft(room, party, kind, body)
 
     async def group(self, name: str) -> Room:
         """The group of a normalised name. Raises `Refused` of `not-found`."""
         room = await self.store.read(find_group, name)
         if room is None:
-            raise Refused("not-found", "There is no group #{name}.", name=name)
+            raise _no_group(name)
         return room
+
+    async def view(self, user: User, group: str) -> View:
+        """A group as `user` finds it. Raises `Refused` of `not-found`, where the user may not
+        know of it, too."""
+        name = group_name(group)
+        view = await self.store.read(groups.view, name, user.id, self.millis())
+        if view is None or view.hidden:
+            raise _no_group(name)
+        return view
 
     async def find_user(self, name: str) -> Party:
         """The user of a normalised name. Raises `Refused` of `not-found`."""
@@ -322,13 +333,16 @@ class Node:
             )
         )
 
-    def _draft(self, room: Room, sender: Party, kind: str, body: dict[str, Any]) -> Draft:
+    def draft(self, room: Room, sender: Party, kind: str, body: dict[str, Any]) -> Draft:
+        """An entry that comes from no session: all that are the sender's get the event."""
         encoded = msgspec.json.encode(body).decode()
         return Draft(room, sender, kind, body, encoded, self.keys(), self.millis())
 
-    def submit(self, draft: Draft, effect: Effect, *companions: Draft) -> Deferred[Stored]:
-        """Stores what `tell` made, with what happens in the same transaction."""
-        return self.store.append(replace(draft, effect=effect, companions=companions))
+    def submit(
+        self, draft: Draft, effect: Effect, *companions: Draft, locks: tuple[int, ...] = ()
+    ) -> Deferred[Stored]:
+        """Stores what `tell` or `draft` made, with what happens in the same transaction."""
+        return self.store.append(replace(draft, effect=effect, companions=companions, locks=locks))
 
     def publish(self, stored: Sequence[tuple[Draft, int]]) -> None:
         """Fans out what a batch stored, room by room, in the order of the log."""
@@ -336,7 +350,8 @@ class Node:
         for draft, seq in stored:
             by_room.setdefault(draft.room.id, []).append((draft, seq))
         for pairs in by_room.values():
-            if _MEMBERSHIP.isdisjoint(draft.kind for draft, _ in pairs):
+            room = pairs[0][0].room
+            if room.kind != "group" or _MEMBERSHIP.isdisjoint(draft.kind for draft, _ in pairs):
                 self._fan_out(pairs)
                 continue
             for pair in pairs:
@@ -376,8 +391,9 @@ class Node:
                 self.hub.dissolve(draft.room.id)
 
     def _join(self, draft: Draft) -> None:
-        until = draft.body.get("muted_until", 0)
-        self.hub.join(Membership(draft.room, Standing("member", until)), draft.sender.id)
+        standing = Standing("member", draft.body.get("muted_until", 0))
+        rules = Rules(**draft.body.get("rules", {}))
+        self.hub.join(Membership(draft.room, standing, rules), draft.sender.id)
 
     def _appoint(self, draft: Draft) -> None:
         role = draft.body["role"]
@@ -391,6 +407,10 @@ class Node:
             self.hub.change_rules(draft.room.id, muted_until=until)
         else:
             self.hub.restand(draft.room.id, draft.subject.id, muted_until=until)
+
+
+def _no_group(name: str) -> Refused:
+    return Refused("not-found", "There is no group #{name}.", name=name)
 
 
 def _subject(draft: Draft) -> Party:

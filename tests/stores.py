@@ -24,9 +24,10 @@ from twisted.trial.unittest import TestCase
 from chatd.errors import Refused
 from chatd.model import Party, Room
 from chatd.settings import StoreURL, store_url
-from chatd.store import accounts, rooms, schema
+from chatd.store import accounts, groups, rooms, schema
 from chatd.store.connection import Connection, Row
 from chatd.store.dialects import Dialect, dialect
+from chatd.store.groups import NewGroup
 from chatd.store.log import Draft, Effect, Stored
 from chatd.store.store import Store
 from tests import mariadb
@@ -206,7 +207,12 @@ class StoreCase(TestCase):
         """A new group; its log has one entry."""
         number = next(self.numbers)
         name = name or f"group{number}"
-        return rooms.make_group(self.db, name, "", owner, b"\0made%d" % number, NOW)
+        return groups.make_group(self.db, NewGroup(name), owner, b"\0made%d" % number, NOW)
+
+    def roles(self, room: Room) -> dict[str, str]:
+        """The roles of a group's members, by name."""
+        page = groups.members(self.db, room.id, NOW, "", 1000)
+        return {member.party.name: member.role for member in page}
 
     def draft(
         self,

@@ -16,12 +16,19 @@ from tests.bed import Http, Lines, NodeCase
 
 class World(Struct):
     """What a command finds: Alice asks; `prefix` begins every name, so that each wire has a
-    world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`;
-    she made `own`. `token` is the id of another token of hers."""
+    world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`,
+    into which he invited her; she made `own`, where Dora is and Eve is banned, and `club`, which
+    Bob asks to join. `token` is the id of another token of hers, `link` that of a link into
+    `own`."""
 
     prefix: str = "p"
     api_key: str = "key"
     token: str = "0" * 16
+    link: str = "0" * 16
+
+    def in_own(self, user: str) -> dict[str, str]:
+        """Parameters: the group `own`, and somebody."""
+        return {"group": f"#{self.prefix}own", "user": f"@{self.prefix}{user}"}
 
 
 Parameters = dict[str, Any]
@@ -37,7 +44,23 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "ping": lambda world: {},
     "whoami": lambda world: {},
     "create": lambda world: {"name": f"{world.prefix}made", "title": "Made just now"},
+    "about": lambda world: {"group": f"#{world.prefix}team"},
+    "retitle": lambda world: {"group": f"#{world.prefix}own", "description": "two words"},
+    "configure": lambda world: {"group": f"#{world.prefix}own", "posting": "admins"},
     "join": lambda world: {"group": f"#{world.prefix}new"},
+    "invite": lambda world: world.in_own("bob"),
+    "decline": lambda world: {"group": f"#{world.prefix}new"},
+    "link": lambda world: {"group": f"#{world.prefix}own", "uses": 3},
+    "links": lambda world: {"group": f"#{world.prefix}own"},
+    "unlink": lambda world: {"group": f"#{world.prefix}own", "link": world.link},
+    "requests": lambda world: {"group": f"#{world.prefix}club"},
+    "approve": lambda world: {"group": f"#{world.prefix}club", "user": f"{world.prefix}bob"},
+    "reject": lambda world: {"group": f"#{world.prefix}club", "user": f"{world.prefix}bob"},
+    "kick": lambda world: {**world.in_own("dora"), "ban": True},
+    "unban": lambda world: world.in_own("eve"),
+    "bans": lambda world: {"group": f"#{world.prefix}own"},
+    "role": lambda world: {**world.in_own("dora"), "role": "admin"},
+    "mute": lambda world: {**world.in_own("dora"), "until": 2**52},
     "leave": lambda world: {"group": f"#{world.prefix}team"},
     "members": lambda world: {"group": f"#{world.prefix}team", "limit": 1},
     "dissolve": lambda world: {"group": f"#{world.prefix}own"},
@@ -50,7 +73,9 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
 }
 NEED_NOBODY = frozenset(("register", "login"))
-OWN = frozenset(("at", "created", "expires", "id", "session", "token"))  # differ from run to run
+OWN = frozenset(
+    ("at", "created", "expires", "id", "joined", "session", "token")
+)  # differ from run to run
 
 
 class TextLines(Lines):
@@ -75,7 +100,7 @@ def _as_words(reply: dict[str, Any]) -> dict[str, Any]:
     """A JSON reply as the text form has it."""
     lists = [value for value in reply.values() if isinstance(value, list)]
     words = {
-        name: _typed(value)
+        name: _typed(value) or '""'
         for name, value in reply.items()
         if name != "ok" and not isinstance(value, list)
     }
@@ -106,8 +131,11 @@ class CommandTests(NodeCase):
     async def build(self, prefix: str, alice: Any) -> World:
         """The world around Alice, whom the client is from now on."""
         key = await self.node.store.write(add_api_key, prefix, ["login-as"], 0)
-        bob, elsewhere = self.frames(), self.frames()
-        for name, client in (("bob", bob), ("alice", alice), ("alice", elsewhere)):
+        bob, elsewhere, dora, eve = (self.frames() for _ in range(4))
+        for name, client in (
+            *(("bob", bob), ("alice", alice), ("alice", elsewhere)),
+            *(("dora", dora), ("eve", eve)),
+        ):
             known = await client.ask("login", name=f"{prefix}{name}", api_key=key)
             self.assertTrue(known["ok"], known)
             if isinstance(client, Http):
@@ -115,7 +143,12 @@ class CommandTests(NodeCase):
         for client, command, parameters in (
             (bob, "create", {"name": f"{prefix}team"}),
             (bob, "create", {"name": f"{prefix}new"}),
+            (bob, "invite", {"group": f"{prefix}new", "user": f"{prefix}alice"}),
             (alice, "create", {"name": f"{prefix}own", "title": "Mine"}),
+            (alice, "kick", {"group": f"{prefix}own", "user": f"{prefix}eve", "ban": True}),
+            (alice, "create", {"name": f"{prefix}club", "entry": "approval"}),
+            (dora, "join", {"group": f"{prefix}own"}),
+            (bob, "join", {"group": f"{prefix}club", "words": "two words"}),
             (alice, "join", {"group": f"{prefix}team"}),
             (bob, "say", {"to": f"@{prefix}alice", "text": "hello\n你好"}),
         ):
@@ -123,7 +156,8 @@ class CommandTests(NodeCase):
             self.assertTrue(done["ok"], done)
         tokens = (await elsewhere.ask("tokens"))["tokens"]
         (token,) = (token["id"] for token in tokens if token["current"])
-        return World(prefix, key, token)
+        link = await elsewhere.ask("link", group=f"{prefix}own")
+        return World(prefix, key, token, link["id"])
 
     def test_every_command_has_a_row(self) -> None:
         """No command is left out of the table, and no row is of a command that is gone."""

@@ -38,7 +38,7 @@ LAYERS = {
         *("settings", "store"),
     },
     "registry": {"errors"},
-    "commands": {"doors", "errors", "languages", "model", "node", "registry", "store"},
+    "commands": {"doors", "errors", "languages", "model", "node", "registry", "rights", "store"},
     "dispatcher": {"errors", "languages", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},

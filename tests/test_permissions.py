@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, get_args
 
 from msgspec import Struct
@@ -42,17 +43,34 @@ class World(Struct, frozen=True):
         """A name that nobody and nothing has."""
         return f"{self.prefix}new.{self.role}"
 
+    @property
+    def subject(self) -> str:
+        """Whom it is done to by who asks."""
+        return self.user(f"{self.role}.x")
+
     def user(self, role: str) -> str:
         """A user's name."""
         return f"{self.prefix}{role}"
 
+    def here(self, **parameters: Any) -> dict[str, Any]:
+        """Parameters of a command about the group."""
+        return {"group": self.group, **parameters}
+
+    def done_to(self, **parameters: Any) -> dict[str, Any]:
+        """Parameters of a command about the subject."""
+        return self.here(user=self.subject, **parameters)
+
 
 class Row(Struct, frozen=True):
-    """A command with parameters; `cells` are the outcomes, by role: ok or an error's code."""
+    """A command with parameters; `cells` are the outcomes, by role: ok or an error's code. Each
+    member has somebody of his own to do something to, the world's `subject`, who is what `subject`
+    says; `rules` are what the group is configured to."""
 
     command: str
     parameters: Callable[[World], dict[str, Any]]
     cells: str
+    subject: str = ""
+    rules: dict[str, str] = {}
 
 
 def _table() -> Iterator[Row]:
@@ -85,10 +103,54 @@ def _table() -> Iterator[Row]:
     yield Row("ping", lambda w: {}, _ALL)
     yield Row("whoami", lambda w: {}, _ALL)
     yield Row("create", lambda w: {"name": w.new}, _USERS)
+    yield Row("about", lambda w: w.here(), _USERS)
+    yield Row("about", lambda w: w.here(), _HIDDEN, rules=_INVITED)
+    yield Row("retitle", lambda w: w.here(title="Other"), _ADMINS)
+    yield Row("configure", lambda w: w.here(history="joined"), _ADMINS)
+    for subject, rules, cells in (
+        ("stranger", {}, _MEMBERS),
+        ("stranger", _APPROVAL, _ADMINS),
+        ("stranger", _INVITED, _HIDDEN.replace("ok", "forbidden", 1)),
+    ):
+        yield Row("invite", lambda w: w.done_to(), cells, subject, rules)
+    yield Row(
+        "decline",
+        lambda w: w.here(),
+        "unauthorized not-found not-found not-found not-found not-found unauthorized unauthorized",
+    )
+    yield Row("link", lambda w: w.here(), _ADMINS)
+    yield Row("links", lambda w: w.here(), _ADMINS)
+    yield Row("unlink", lambda w: w.here(link="0" * 16), _ADMINS.replace("ok", "not-found"))
+    yield Row("requests", lambda w: w.here(), _ADMINS)
+    for command in ("approve", "reject"):
+        yield Row(command, lambda w: w.done_to(), _ADMINS, "asking", _APPROVAL)
+    for command, more in (("kick", {}), ("kick", {"ban": True}), ("mute", {"until": 2**52})):
+        done = partial(_done, more)
+        yield Row(command, done, _ADMINS, "member")
+        yield Row(command, done, _OWNER, "admin")
+        yield Row(command, partial(_done_to_owner, more), _OWNER.replace("ok", "forbidden"))
+    yield Row("kick", lambda w: w.done_to(), _ADMINS.replace("ok", "not-found"), "stranger")
+    yield Row("kick", lambda w: w.done_to(ban=True), _ADMINS, "stranger")
+    yield Row(
+        "kick",
+        lambda w: w.done_to(),
+        _ADMINS.replace("not-a-member", "not-found"),
+        "member",
+        _INVITED,
+    )
+    yield Row("unban", lambda w: w.done_to(), _ADMINS, "banned")
+    yield Row("bans", lambda w: w.here(), _ADMINS)
+    yield Row("mute", lambda w: w.here(until=2**52), _ADMINS)
+    yield Row("role", lambda w: w.done_to(role="admin"), _OWNER, "member")
+    yield Row("role", lambda w: w.done_to(role="member"), _OWNER, "admin")
+    yield Row("role", lambda w: w.done_to(role="owner"), _OWNER, "member")
+    yield Row("join", lambda w: w.here(), _JOINS, rules=_APPROVAL)
+    yield Row("join", lambda w: w.here(), _JOINS.replace("ok", "not-found"), rules=_INVITED)
+    yield Row("join", lambda w: {"token": "guess"}, _USERS.replace("ok", "not-found"))
     yield Row(
         "join",
         lambda w: {"group": w.group},
-        "unauthorized ok ok exists exists exists unauthorized unauthorized",
+        _JOINS,
     )
     yield Row(
         "leave",
@@ -96,14 +158,17 @@ def _table() -> Iterator[Row]:
         "unauthorized not-a-member not-a-member ok ok conflict unauthorized unauthorized",
     )
     yield Row("members", lambda w: {"group": w.group}, _MEMBERS)
-    yield Row(
-        "dissolve",
-        lambda w: {"group": w.group},
-        "unauthorized not-a-member not-a-member forbidden forbidden ok unauthorized unauthorized",
-    )
+    yield Row("dissolve", lambda w: {"group": w.group}, _OWNER)
     yield Row("say", lambda w: {"to": f"#{w.group}", "text": "hello"}, _MEMBERS)
+    yield Row(
+        "say",
+        lambda w: {"to": f"#{w.group}", "text": "hello"},
+        _ADMINS.replace("forbidden", "muted"),
+        rules={"posting": "admins"},
+    )
     yield Row("say", lambda w: {"to": f"@{w.user('owner')}", "text": "hello"}, _USERS)
     yield Row("history", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
+    yield Row("history", lambda w: {"to": f"#{w.group}"}, _HIDDEN, rules=_INVITED)
     yield Row("history", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
     yield Row("rooms", lambda w: {}, _USERS)
     yield Row("sync", lambda w: {"since": {f"#{w.group}": 0, f"@{w.user('ex')}": 0}}, _USERS)
@@ -123,6 +188,22 @@ def _table() -> Iterator[Row]:
 _ALL = "ok ok ok ok ok ok ok ok"
 _USERS = "unauthorized ok ok ok ok ok unauthorized unauthorized"
 _MEMBERS = "unauthorized not-a-member not-a-member ok ok ok unauthorized unauthorized"
+_HIDDEN = "unauthorized not-found not-found ok ok ok unauthorized unauthorized"
+_ADMINS = "unauthorized not-a-member not-a-member forbidden ok ok unauthorized unauthorized"
+_OWNER = "unauthorized not-a-member not-a-member forbidden forbidden ok unauthorized unauthorized"
+_JOINS = "unauthorized ok ok exists exists exists unauthorized unauthorized"
+_APPROVAL = {"entry": "approval"}
+_INVITED = {"entry": "invited"}
+
+
+def _done(more: dict[str, Any], world: World) -> dict[str, Any]:
+    return world.done_to(**more)
+
+
+def _done_to_owner(more: dict[str, Any], world: World) -> dict[str, Any]:
+    return world.here(user=world.user("owner"), **more)
+
+
 TABLE = tuple(_table())
 
 
@@ -158,7 +239,7 @@ class WireCase(NodeCase):
         }
         for number, row in enumerate(TABLE):
             world = World(f"w{number}", keys["login-as"])
-            clients = await self.people(world)
+            clients = await self.people(world, row)
             clients |= {scope: self.bearer(keys[scope]) for scope in KEYS if scope in self.roles}
             for role in self.roles:
                 cell = row.cells.split()[ROLES.index(role)]
@@ -183,27 +264,52 @@ class WireCase(NodeCase):
             self.assertNotIn(SECRET, json.dumps(reply), where)
             self.assertNotIn(SECRET.encode(), getattr(client, "received", b""), where)
 
-    async def people(self, world: World) -> dict[str, Any]:
+    async def people(self, world: World, row: Row) -> dict[str, Any]:
         """Everybody's client, by role."""
-        clients = {role: self.client() for role in ("owner", "member", "ex", "stranger")}
+        roles = ("owner", "admin", "member", "ex", "stranger")
+        clients = {role: self.client() for role in roles}
         for role, client in clients.items():
             await self.enter(world, role, client)
         await self.enter(world, "victim", self.frames())
         group = world.group
         await self.done(clients["owner"], "create", name=group)
-        for role in ("member", "ex"):
+        for role in ("admin", "member", "ex"):
             await self.done(clients[role], "join", group=group)
         await self.done(clients["ex"], "say", to=f"#{group}", text="I go")
         await self.done(clients["ex"], "leave", group=group)
-        admin = self.frames()
-        await self.enter(world, "admin", admin)
-        await self.done(admin, "join", group=group)
-        await self.node.store.write(_make_admin, world.user("admin"))
-        admin.vanish()  # a role is read at a login
-        clients["admin"] = self.client()
-        await self.enter(world, "admin", clients["admin"])
+        await self.appoint(clients["owner"], world, "admin")
+        subjects = [f"{role}.x" for role in ("member", "admin", "owner") if row.subject]
+        joining = subjects if row.subject in ("member", "admin") else []
+        for name in joining:
+            await self.done(await self.newcomer(world, name), "join", group=group)
+        if row.rules:
+            await self.done(clients["owner"], "configure", group=group, **row.rules)
+        for name in subjects:
+            await self.make(clients["owner"], world, name, row.subject)
         await self.done(clients["owner"], "say", to=f"#{group}", text=SECRET)
         return clients
+
+    async def make(self, owner: Any, world: World, name: str, subject: str) -> None:
+        """Makes somebody what a row's subject is, as far as joining has not."""
+        if subject == "admin":
+            await self.appoint(owner, world, name)
+        if subject in ("member", "admin"):
+            return
+        newcomer = await self.newcomer(world, name)
+        if subject == "asking":
+            await self.done(newcomer, "join", group=world.group)
+        if subject == "banned":
+            await self.done(owner, "kick", **world.here(user=world.user(name), ban=True))
+
+    async def newcomer(self, world: World, name: str) -> Any:
+        """A client of somebody who is in no group."""
+        client = self.frames()
+        await self.enter(world, name, client)
+        return client
+
+    async def appoint(self, owner: Any, world: World, name: str) -> None:
+        """Makes a member an admin."""
+        await self.done(owner, "role", **world.here(user=world.user(name), role="admin"))
 
     async def enter(self, world: World, role: str, client: Any) -> None:
         """Logs in."""
@@ -225,14 +331,21 @@ class WireCase(NodeCase):
 
 
 def _everything(connection: Connection) -> list[list[Any]]:
-    """All that commands may change. Delivered cursors move by themselves."""
+    """All that commands may change. Delivered cursors move by themselves; an inbox in which
+    nothing stands is nothing yet."""
     return [
         connection.all(f"SELECT * FROM {table} ORDER BY 1, 2")
         for table in (
-            *("users", "tokens", "api_keys", "invitations", "rooms", "members", "entries"),
-            "revocations",
+            *("users", "tokens", "api_keys", "invitations", "members", "entries"),
+            *("revocations", "mutes", "bans", "join_requests", "group_invitations", "links"),
         )
-    ] + [connection.all("SELECT user_id, room_id, read_seq FROM cursors ORDER BY 1, 2")]
+    ] + [
+        connection.all("SELECT user_id, room_id, read_seq FROM cursors ORDER BY 1, 2"),
+        connection.all(
+            "SELECT * FROM rooms r WHERE kind <> 'inbox'"
+            " OR EXISTS (SELECT 1 FROM entries e WHERE e.room_id = r.id) ORDER BY id"
+        ),
+    ]
 
 
 def _a_token_of_each(connection: Connection, names: list[str]) -> list[str]:
@@ -243,13 +356,6 @@ def _a_token_of_each(connection: Connection, names: list[str]) -> list[str]:
         )
         found.append(accounts.token_id(row[0]) if row else "0" * 16)
     return found
-
-
-def _make_admin(connection: Connection, name: str) -> None:
-    connection.run(
-        "UPDATE members SET role = 'admin' WHERE user_id IN (SELECT id FROM users WHERE name = ?)",
-        (name,),
-    )
 
 
 class WebSocketTests(WireCase):

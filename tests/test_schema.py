@@ -39,7 +39,8 @@ COLUMNS = {
     "title varchar(128), low_id bigint null, high_id bigint null, created_at bigint, "
     "dissolved_at bigint null, description varchar(1024), entry varchar(16), "
     "history varchar(16), posting varchar(16), muted_until bigint, called_at bigint",
-    "members": "user_id bigint, room_id bigint, role varchar(8), joined_seq bigint",
+    "members": "user_id bigint, room_id bigint, role varchar(8), joined_seq bigint, "
+    "name_key varchar(128)",
     "mutes": "room_id bigint, user_id bigint, until bigint",
     "cursors": "user_id bigint, room_id bigint, delivered_seq bigint, read_seq bigint, "
     "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int",
@@ -91,6 +92,7 @@ DEFAULTS = {
     ("contacts", "words"): "",
     ("contacts", "at"): "0",
     ("join_requests", "words"): "",
+    ("members", "name_key"): "",
 }
 PRIMARY_KEYS = {
     "users": ["id"],
@@ -124,12 +126,14 @@ INDICES = {  # table: columns, unique
     ("rooms", ("low_id", "high_id"), True),
     ("rooms", ("high_id",), False),
     ("members", ("room_id",), False),
+    ("members", ("room_id", "name_key", "role"), False),
     ("entries", ("sender_id", "idempotency_key"), True),
     ("users", ("skeleton",), True),
+    ("group_invitations", ("room_id",), False),
     ("links", ("room_id",), False),
     ("cursors", ("room_id",), False),
 }
-ADDED = 19  # columns, to tables that stood
+ADDED = 20  # columns, to tables that stood
 CLUSTERED = set(PRIMARY_KEYS) - {"users", "rooms", "revocations"}
 
 UPGRADE = """

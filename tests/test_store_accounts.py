@@ -11,7 +11,7 @@ from pymysql.constants import ER
 
 from chatd.errors import Refused
 from chatd.model import UNMUTED, Membership, Party
-from chatd.store import accounts, rooms
+from chatd.store import accounts, membership
 from chatd.store.accounts import Account, Login, Registration, digest
 from tests.stores import HOUR, NOW, TABLES, MariaDBCase, SQLiteCase, Wire, once, throw
 
@@ -239,7 +239,7 @@ class LogIn(People):
         """Who logs in learns of the groups that he is in, and of nobody else's."""
         one, other = self.user("a"), self.user("b")
         mine, theirs = self.group(one), self.group(other)
-        rooms.join(self.db, theirs.id, one.id, 2)
+        membership.join(self.db, theirs.id, one.id, 2)
         first, second, third = accounts.log_in(
             self.db,
             [

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from chatd.errors import Refused, Unavailable
 from chatd.model import Entry, Party, Room
 from chatd.settings import store_url
-from chatd.store import batch, rooms, schema
+from chatd.store import batch, groups, membership, rooms, schema
 from chatd.store.connection import Connection, Row
 from chatd.store.dialects import dialect as make_dialect
 from chatd.store.log import Draft, Keys, Stored, read_after, read_before, read_ends
@@ -332,17 +332,23 @@ class Effects(Contract):
 
     def _joining(self, room: Room, user: Party) -> Draft:
         return self.draft(
-            room, user, kind="joined", effect=lambda db, seq: rooms.join(db, room.id, user.id, seq)
+            room,
+            user,
+            kind="joined",
+            effect=lambda db, seq: membership.join(db, room.id, user.id, seq),
         )
 
     def _leaving(self, room: Room, user: Party) -> Draft:
         return self.draft(
-            room, user, kind="left", effect=lambda db, seq: rooms.leave(db, room.id, user.id)
+            room, user, kind="left", effect=lambda db, seq: membership.leave(db, room.id, user.id)
         )
 
     def _dissolving(self, room: Room, user: Party) -> Draft:
         return self.draft(
-            room, user, kind="dissolved", effect=lambda db, seq: rooms.dissolve(db, room.id, 1)
+            room,
+            user,
+            kind="dissolved",
+            effect=lambda db, seq: groups.dissolve(db, room.id, user.id, 1),
         )
 
     async def test_effect_and_entry(self) -> None:
@@ -579,7 +585,7 @@ class Contention(Contract):
         room = self.group(owner)
         wire.before = once("INSERT INTO entries", lambda: throw(self.contended()))
         joining = self.draft(
-            room, user, effect=lambda db, seq: rooms.join(db, room.id, user.id, seq)
+            room, user, effect=lambda db, seq: membership.join(db, room.id, user.id, seq)
         )
         self.assertEqual(await self.answer(node.append(joining)), 2)
         self.assertEqual(self.single("SELECT COUNT(*) FROM members"), 2)
@@ -910,11 +916,11 @@ class LogOnMariaDB(
 
         def join(connection: Connection, seq: int) -> None:
             ran.append(seq)
-            rooms.join(connection, room.id, user.id, seq)
+            membership.join(connection, room.id, user.id, seq)
 
         with self.db.transaction():
             self.db.one("SELECT id FROM rooms WHERE id = ? FOR UPDATE", (room.id,))
-            rooms.join(self.db, room.id, user.id, 2)
+            membership.join(self.db, room.id, user.id, 2)
             self.say(room, user, "two")
             waiting = node.append(self.draft(room, user, effect=join))
             await self._somebody_waits()
@@ -986,7 +992,7 @@ class LogOnMariaDB(
         tries: list[int] = []
 
         def join(connection: Connection, seq: int) -> None:
-            rooms.join(connection, room.id, user.id, seq)
+            membership.join(connection, room.id, user.id, seq)
             tries.append(seq)
             if len(tries) == 1:
                 self._kill_own(connection)
@@ -1055,7 +1061,7 @@ class LogOnMariaDB(
         ran: list[int] = []
 
         def join(connection: Connection, seq: int) -> None:
-            rooms.join(connection, room.id, user.id, seq)
+            membership.join(connection, room.id, user.id, seq)
             ran.append(seq)
 
         drafts = [

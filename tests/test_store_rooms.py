@@ -8,8 +8,9 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from chatd.errors import Refused
 from chatd.model import Party, Room
-from chatd.store import accounts, rooms
-from chatd.store.rooms import Cursor, Member, Progress
+from chatd.store import accounts, groups, membership, rooms
+from chatd.store.groups import NewGroup
+from chatd.store.rooms import Cursor, Progress
 from tests.stores import NOW, MariaDBCase, SQLiteCase
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Finding(Contract):
     def test_group(self) -> None:
         """A group is found by its name in any case, and shown as it was made."""
         owner = self.user()
-        room = rooms.make_group(self.db, "Größe", "A title", owner, b"\0k", NOW)
+        room = groups.make_group(self.db, NewGroup("Größe", "A title"), owner, b"\0k", NOW)
         self.assertEqual(room, Room(room.id, "group", "Größe", "A title"))
         for name in ("Größe", "GRÖSSE", "grösse"):
             self.assertEqual(rooms.find_group(self.db, name), room)
@@ -71,17 +72,17 @@ class Finding(Contract):
             self.single("SELECT kind FROM entries WHERE room_id = ?", room.id), "created"
         )
         self.assertEqual(self.seqs(room), [1])
-        self.assertEqual(rooms.members(self.db, room.id, "", 10), [Member(owner.name, "owner")])
+        self.assertEqual(self.roles(room), {owner.name: "owner"})
 
     def test_group_twice(self) -> None:
         """A second group of a name is refused and leaves nothing; a repeat of the first one's
         making, after its answer was lost, finds it."""
         owner, other = self.users(2)
-        room = rooms.make_group(self.db, "club", "", owner, b"\0k1", NOW)
+        room = groups.make_group(self.db, NewGroup("club"), owner, b"\0k1", NOW)
         with self.assertRaises(Refused) as caught:
-            rooms.make_group(self.db, "CLUB", "", other, b"\0k2", NOW)
+            groups.make_group(self.db, NewGroup("CLUB"), other, b"\0k2", NOW)
         self.assertEqual(caught.exception.code, "exists")
-        self.assertEqual(rooms.make_group(self.db, "club", "", owner, b"\0k1", NOW), room)
+        self.assertEqual(groups.make_group(self.db, NewGroup("club"), owner, b"\0k1", NOW), room)
         self.assertEqual(self.single("SELECT COUNT(*) FROM rooms"), 1)
         self.assertEqual(self.single("SELECT COUNT(*) FROM entries"), 1)
         self.assertEqual(self.single("SELECT COUNT(*) FROM members"), 1)
@@ -93,7 +94,7 @@ class Finding(Contract):
         async def make(node: Any, owner: Party) -> str:
             key = b"\0%d" % owner.id
             try:
-                await node.write(rooms.make_group, "club", "", owner, key, NOW)
+                await node.write(groups.make_group, NewGroup("club"), owner, key, NOW)
             except Refused as refused:
                 return refused.code
             return "made"
@@ -115,35 +116,33 @@ class Belonging(Contract):
         room = self.group(owner)
         for name in names:
             rooms.add_member(self.db, room.id, self.user(name).id, "member", 2)
-        everybody = [member.user for member in rooms.members(self.db, room.id, "", 100)]
+        everybody = [member.party.name for member in groups.members(self.db, room.id, NOW, "", 100)]
         expected = sorted([*names, "owner"], key=lambda name: name.casefold())
         self.assertEqual(everybody, expected)
         paged: list[str] = []
-        while page := rooms.members(self.db, room.id, paged[-1] if paged else "", 2):
-            paged += [member.user for member in page]
+        while page := groups.members(self.db, room.id, NOW, paged[-1] if paged else "", 2):
+            paged += [member.party.name for member in page]
         self.assertEqual(paged, expected)
-        behind = rooms.members(self.db, room.id, "ANNA", 1)
-        self.assertEqual([member.user for member in behind], ["bob"])
-        behind = rooms.members(self.db, room.id, "c", 1)
-        self.assertEqual([member.user for member in behind], ["owner"])
-        self.assertEqual(rooms.members(self.db, room.id, "龘", 10), [])
+        behind = groups.members(self.db, room.id, NOW, "ANNA", 1)
+        self.assertEqual([member.party.name for member in behind], ["bob"])
+        behind = groups.members(self.db, room.id, NOW, "c", 1)
+        self.assertEqual([member.party.name for member in behind], ["owner"])
+        self.assertEqual(groups.members(self.db, room.id, NOW, "龘", 10), [])
 
     def test_roles(self) -> None:
         """A list of members tells their roles, and holds one group's members alone."""
         owner, other = self.user("a"), self.user("b")
         room, elsewhere = self.group(owner), self.group(other)
-        rooms.join(self.db, room.id, other.id, 2)
-        self.assertEqual(
-            rooms.members(self.db, room.id, "", 10), [Member("a", "owner"), Member("b", "member")]
-        )
-        self.assertEqual(rooms.members(self.db, elsewhere.id, "", 10), [Member("b", "owner")])
+        membership.join(self.db, room.id, other.id, 2)
+        self.assertEqual(self.roles(room), {"a": "owner", "b": "member"})
+        self.assertEqual(self.roles(elsewhere), {"b": "owner"})
 
     def test_memberships(self) -> None:
         """A user's memberships are the groups that stand, with the roles in them."""
         one, other = self.users(2)
         mine, theirs, gone = self.group(one), self.group(other), self.group(one)
-        rooms.join(self.db, theirs.id, one.id, 2)
-        rooms.dissolve(self.db, gone.id, NOW)
+        membership.join(self.db, theirs.id, one.id, 2)
+        groups.dissolve(self.db, gone.id, one.id, NOW)
         found = accounts.memberships(self.db, {one.id, other.id, 2**40})
         roles = {
             user: {member.room: member.standing.role for member in members}
@@ -159,24 +158,24 @@ class Belonging(Contract):
         owner, user = self.users(2)
         room, other = self.group(owner), self.group(owner)
         for group in (room, other):
-            rooms.join(self.db, group.id, user.id, 2)
-        rooms.leave(self.db, room.id, user.id)
-        self.assertEqual(rooms.members(self.db, room.id, "", 10), [Member(owner.name, "owner")])
-        self.assertEqual(len(rooms.members(self.db, other.id, "", 10)), 2)
+            membership.join(self.db, group.id, user.id, 2)
+        membership.leave(self.db, room.id, user.id)
+        self.assertEqual(self.roles(room), {owner.name: "owner"})
+        self.assertEqual(len(self.roles(other)), 2)
 
     def test_refusals(self) -> None:
         """Leaving a group one is not in, leaving one's own, joining twice and joining what is
         not there are refused, each with its code."""
         owner, user = self.users(2)
         room = self.group(owner)
-        rooms.join(self.db, room.id, user.id, 2)
+        membership.join(self.db, room.id, user.id, 2)
         for expected, step in (
-            ("exists", lambda: rooms.join(self.db, room.id, user.id, 3)),
-            ("exists", lambda: rooms.join(self.db, room.id, owner.id, 3)),
-            ("conflict", lambda: rooms.leave(self.db, room.id, owner.id)),
-            ("not-a-member", lambda: rooms.leave(self.db, room.id, 2**40)),
-            ("not-found", lambda: rooms.join(self.db, 2**40, user.id, 3)),
-            ("not-found", lambda: rooms.dissolve(self.db, 2**40, NOW)),
+            ("exists", lambda: membership.join(self.db, room.id, user.id, 3)),
+            ("exists", lambda: membership.join(self.db, room.id, owner.id, 3)),
+            ("conflict", lambda: membership.leave(self.db, room.id, owner.id)),
+            ("not-a-member", lambda: membership.leave(self.db, room.id, 2**40)),
+            ("not-found", lambda: membership.join(self.db, 2**40, user.id, 3)),
+            ("not-found", lambda: groups.dissolve(self.db, 2**40, owner.id, NOW)),
         ):
             with self.assertRaises(Refused) as caught:
                 step()
@@ -257,7 +256,7 @@ class Lists(Contract):
         group, inbox = self.group(other, "club"), self.pair(me, me)
         direct, empty = self.pair(low, me), self.pair(me, other)
         not_mine = [self.pair(low, other), self.group(low, "others"), self.pair(low, low)]
-        rooms.join(self.db, group.id, me.id, 1)
+        membership.join(self.db, group.id, me.id, 1)
         self.say(direct, low, "1", "2", "3")
         self.say(inbox, me, "note")
         for room in not_mine:
@@ -287,8 +286,8 @@ class Lists(Contract):
         """A dissolved group is listed only where that is asked, so that its end is replayed."""
         owner, user = self.users(2)
         room = self.group(owner)
-        rooms.join(self.db, room.id, user.id, 1)
-        rooms.dissolve(self.db, room.id, NOW)
+        membership.join(self.db, room.id, user.id, 1)
+        groups.dissolve(self.db, room.id, owner.id, NOW)
         self.say(room, owner, "the end")
         self.assertEqual(rooms.progress(self.db, user.id), [])
         self.assertEqual(rooms.overview(self.db, user.id, 0), [])
@@ -315,7 +314,7 @@ class Lists(Contract):
         """Joining and leaving are entries, but nobody has to read them."""
         one, other = self.users(2)
         room = self.group(one)
-        rooms.join(self.db, room.id, other.id, 2)
+        membership.join(self.db, room.id, other.id, 2)
         self.say(room, other, "joined", "hello")
         self.db.run("UPDATE entries SET kind = 'joined' WHERE room_id = ? AND seq = 2", (room.id,))
         self.assertEqual(self._unread(one), {room.id: 1})
@@ -335,15 +334,15 @@ class Lists(Contract):
         owner, user = self.users(2)
         room = self.group(owner)
         self.say(room, owner, "2", "3")
-        rooms.join(self.db, room.id, user.id, 4)
+        membership.join(self.db, room.id, user.id, 4)
         self.say(room, user, "4")
         self.assertEqual(self._unread(user), {room.id: 0})
         self.say(room, owner, "5")
         self.assertEqual(self._unread(user), {room.id: 1})
-        rooms.leave(self.db, room.id, user.id)
+        membership.leave(self.db, room.id, user.id)
         self.assertEqual(self._unread(user), {})
         self.say(room, owner, "6", "7")
-        rooms.join(self.db, room.id, user.id, 8)
+        membership.join(self.db, room.id, user.id, 8)
         self.say(room, user, "8")
         self.assertEqual(self._unread(user), {room.id: 0})
         (here,) = rooms.progress(self.db, user.id)

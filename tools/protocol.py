@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, rooms
+from chatd.commands import accounts, basics, groups, invitations, membership, rooms
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -17,8 +17,9 @@ from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
+from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
-from chatd.store.rooms import Member
+from chatd.store.membership import Ban
 from chatd.wire import json, text
 
 DOCUMENT = """\
@@ -171,6 +172,7 @@ ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
 ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
 TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
+INBOX = Room(3, "inbox", low=LIU_BEI, high=LIU_BEI)
 
 
 def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
@@ -187,9 +189,53 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (SAID, "Somebody said something in a group."),
     (NOTE, "The same in a direct room, with a `kind` and a `reply_to` given to `say`."),
     (entry(TEAM, 1, "created", ALICE, title=TEAM.title), "A group was made; its log begins."),
-    (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
+    (
+        entry(TEAM, 2, "joined", LIU_BEI),
+        "`from` has become a member. `by`: it was approved by that admin. Live, `muted_until` where"
+        " `from` is muted still, and `rules` where the group's are not the usual.",
+    ),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
+    (
+        entry(TEAM, 43, "kicked", ALICE, user="刘备"),
+        "`user` is no member any more; with `banned`, for good.",
+    ),
+    (
+        entry(TEAM, 43, "appointed", ALICE, user="刘备", role="admin"),
+        "`user` has another role. A new owner: `from` is an admin now.",
+    ),
+    (
+        entry(TEAM, 43, "muted", ALICE, user="刘备", until=EXPIRES),
+        "`user` may not write until then, 0: may write; without `user`, all but the admins.",
+    ),
+    (
+        entry(TEAM, 43, "retitled", ALICE, title="Plans"),
+        "The group has another `title` or `description`.",
+    ),
+    (
+        entry(TEAM, 43, "configured", ALICE, posting="admins"),
+        "The group has another `entry`, `history` or `posting`.",
+    ),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (
+        entry(INBOX, 5, "invited", LIU_BEI, group="#team", user="alice"),
+        "In one's inbox: `user` invites one into `group`.",
+    ),
+    (
+        entry(INBOX, 5, "kicked", LIU_BEI, group="#team", user="alice", banned=True),
+        "In one's inbox: `user` took one out of `group`; with `banned`, for good.",
+    ),
+    (
+        entry(INBOX, 5, "requested", LIU_BEI, group="#team", user="bob", words="It is me."),
+        "In the inbox of an admin: `user` asks to join `group`.",
+    ),
+    (
+        entry(INBOX, 5, "approved", LIU_BEI, group="#team", user="alice"),
+        "In one's inbox: `user` let one into `group`.",
+    ),
+    (
+        entry(INBOX, 5, "rejected", LIU_BEI, group="#team", user="alice"),
+        "In one's inbox: `user` turned one's request down.",
+    ),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
@@ -201,7 +247,20 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "help": {"command": "ping"},
     "language": {"name": "zh"},
     "create": {"name": "#team", "title": "Weekend plans"},
-    **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
+    **{name: {"group": "#team"} for name in ("about", "leave", "members", "dissolve")},
+    "join": {"group": "#team"},
+    "retitle": {"group": "#team", "title": "Plans"},
+    "configure": {"group": "#team", "posting": "admins"},
+    "kick": {"group": "#team", "user": "刘备", "ban": True},
+    **{
+        name: {"group": "#team", "user": "刘备"}
+        for name in ("unban", "invite", "approve", "reject")
+    },
+    **{name: {"group": "#team"} for name in ("bans", "decline", "links", "requests")},
+    "role": {"group": "#team", "user": "刘备", "role": "admin"},
+    "mute": {"group": "#team", "user": "刘备", "until": EXPIRES},
+    "link": {"group": "#team", "uses": 10},
+    "unlink": {"group": "#team", "link": "9f86d081884c7d65"},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
@@ -217,7 +276,19 @@ RESULTS: Sequence[msgspec.Struct] = (
     basics.Pong(AT),
     basics.Identity(SESSION, "alice"),
     groups.Created("#team"),
-    groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
+    groups.About("#team", TEAM.title, "", "open", 2, "all", "members", 0, "member"),
+    groups.Members(
+        [
+            groups.MemberLine("alice", "Alice", "owner", 0, AT),
+            groups.MemberLine("刘备", "", "member", EXPIRES, AT),
+        ],
+        False,
+    ),
+    membership.Bans([Ban("刘备", "alice", AT)], False),
+    invitations.Joined("#team", 2, AT),
+    invitations.Linked("kXw3rXJ2…", "9f86d081884c7d65", EXPIRES),
+    invitations.Links([Link("9f86d081884c7d65", "alice", AT, EXPIRES, 10)]),
+    invitations.Requests([Request("刘备", "", "It is me.", AT)], False),
     Stored(42, AT),
     rooms.Page([SAID], True),
     rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),

@@ -1,22 +1,42 @@
-"""Commands about groups: create, join, leave, members, dissolve."""
+"""Commands about groups: make, look at, change and dissolve them, list who is in them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from chatd.errors import Refused
-from chatd.model import UNMUTED, Entry, Group, Membership, Room, Title, group_name
+from chatd.model import (
+    UNMUTED,
+    Description,
+    Entry,
+    EntryRule,
+    Group,
+    HistoryRule,
+    Membership,
+    Party,
+    Posting,
+    Role,
+    Room,
+    Rules,
+    Title,
+    group_name,
+)
 from chatd.node import Context
 from chatd.registry import USERS, command
-from chatd.store import rooms as statements
-from chatd.store.log import Effect, Stored
-from chatd.store.rooms import Member
+from chatd.rights import may
+from chatd.store import groups as statements
+from chatd.store.groups import Member, NewGroup
+from chatd.store.log import Draft, Effect, Stored
 
 Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
 After = Annotated[str, Meta(max_length=64, description="the name to begin behind")]
+Entering = Annotated[EntryRule, Meta(description="who may join: all, who is let in, who is asked")]
+Shown = Annotated[HistoryRule, Meta(description="what members may read: all, or since they joined")]
+Writers = Annotated[Posting, Meta(description="who may write")]
 
 
 class Created(Struct, frozen=True):
@@ -25,89 +45,189 @@ class Created(Struct, frozen=True):
     address: str
 
 
+class About(Struct, frozen=True, omit_defaults=True):
+    """A group: what it is for, who may join, how many are in it. For its members also what they may
+    read, who may write, until when (ms) only admins may, and one's own role; `invited` and
+    `requested` for who is to join or has asked to."""
+
+    address: str
+    title: str
+    description: str
+    entry: EntryRule
+    members: int
+    history: HistoryRule | None = None
+    posting: Posting | None = None
+    muted_until: int | None = None
+    role: Role | None = None
+    invited: bool = False
+    requested: bool = False
+
+
+class MemberLine(Struct, frozen=True):
+    """A member: muted until a time (ms), 0 if not; when the member joined (ms)."""
+
+    user: str
+    display: str
+    role: Role
+    muted_until: int
+    joined: int
+
+
 class Members(Struct, frozen=True):
     """A page of members by name; `more`: ask again with the last one's name as `after`."""
 
-    members: list[Member]
+    members: list[MemberLine]
     more: bool
 
 
 @command(USERS, cost=10)
-async def create(ctx: Context, name: Group, title: Title = "") -> Created:
-    """Makes a group; you are its owner."""
+async def create(
+    ctx: Context,
+    name: Group,
+    title: Title = "",
+    description: Description = "",
+    entry: Entering = "open",
+    history: Shown = "all",
+    posting: Writers = "members",
+) -> Created:
+    """Makes a group; you are its owner. A repeat, before anything happened there, is answered
+    alike."""
     user, node = ctx.user, ctx.node
-    wanted, at = group_name(name), node.millis()
-    _room_for_one_more(ctx)
-    room = await node.store.write(statements.make_group, wanted, title, user.party, node.keys(), at)
-    node.hub.join(Membership(room, UNMUTED["owner"]), user.id)
-    body = {"title": title} if title else {}
-    made = Entry(room.id, 1, "created", f"#{room.name}", user.party, at, body)
-    node.hub.fan_out(room, [made], [ctx.session])
+    new = NewGroup(group_name(name), title, description, entry, history, posting)
+    at = node.millis()
+    room = await node.store.write(
+        statements.make_group, new, user.party, node.keys(), at, node.limits.rooms
+    )
     ctx.session.room = f"#{room.name}"
+    known = node.hub.user(user.id)
+    if known is not None and room.id not in known.groups:
+        node.hub.join(Membership(room, UNMUTED["owner"], Rules(posting)), user.id)
+        made = Entry(room.id, 1, "created", f"#{room.name}", user.party, at, new.body())
+        node.hub.fan_out(room, [made], [ctx.session])
     return Created(f"#{room.name}")
 
 
 @command(USERS, cost=5)
-async def join(ctx: Context, group: Group) -> Stored:
-    """Joins a group. You get what is said from now on; history reads what was said before."""
-    user = ctx.user
-    room = await ctx.node.group(group_name(group))
-    if room.id in user.groups:
-        raise Refused("exists", "You are in #{name} already.", name=room.name)
-    _room_for_one_more(ctx)
-    ctx.session.room = f"#{room.name}"
-    return await _append(
-        ctx, room, "joined", lambda db, seq: statements.join(db, room.id, user.id, seq)
+async def about(ctx: Context, group: Group) -> About:
+    """Tells what a group is."""
+    view = await ctx.node.view(ctx.user, group)
+    inside = view.role is not None
+    return About(
+        address=f"#{view.room.name}",
+        title=view.room.title,
+        description=view.description,
+        entry=view.entry,
+        members=await ctx.node.store.read(statements.count_members, view.room.id),
+        history=view.history if inside else None,
+        posting=view.posting if inside else None,
+        muted_until=view.muted_until if inside else None,
+        role=view.role,
+        invited=view.invited,
+        requested=view.requested,
     )
 
 
 @command(USERS, cost=5)
-async def leave(ctx: Context, group: Group) -> Stored:
-    """Leaves a group. Its owner cannot leave, but dissolve it."""
-    user = ctx.user
-    room = await _mine(ctx, group)
-    return await _append(ctx, room, "left", lambda db, seq: statements.leave(db, room.id, user.id))
+async def retitle(
+    ctx: Context, group: Group, title: Title | None = None, description: Description | None = None
+) -> Stored:
+    """Gives a group another title or description. Admins may."""
+    return await _change(ctx, group, "retitle", {"title": title, "description": description})
 
 
 @command(USERS, cost=5)
-async def members(ctx: Context, group: Group, after: After = "", limit: Limit = 200) -> Members:
-    """Lists who is in a group, by name."""
-    room = await _mine(ctx, group)
-    found = await ctx.node.store.read(statements.members, room.id, after, limit + 1)
-    return Members(found[:limit], len(found) > limit)
+async def configure(
+    ctx: Context,
+    group: Group,
+    entry: Entering | None = None,
+    history: Shown | None = None,
+    posting: Writers | None = None,
+) -> Stored:
+    """Changes who may join a group, what its members may read, or who may write. Admins may."""
+    given = {"entry": entry, "history": history, "posting": posting}
+    return await _change(ctx, group, "configure", given)
+
+
+async def _change(ctx: Context, group: str, action: str, given: Mapping[str, str | None]) -> Stored:
+    changed = {column: value for column, value in given.items() if value is not None}
+    if not changed:
+        raise Refused("bad-request", "Say what is to change: {names}.", names=", ".join(given))
+    user = ctx.user
+    room = await my_group(ctx, group)
+    return await append(
+        ctx,
+        room,
+        f"{action}d",
+        dict(changed),
+        lambda db, _: statements.change(db, room.id, user.id, action, changed),
+    )
+
+
+@command(USERS, cost=5)
+async def members(
+    ctx: Context, group: Group, after: After = "", limit: Limit = 200, role: Role | None = None
+) -> Members:
+    """Lists who is in a group, by name; with role, only those who have it."""
+    node = ctx.node
+    room = await my_group(ctx, group)
+    found = await node.store.read(
+        statements.members, room.id, node.millis(), after, limit + 1, role
+    )
+    return Members([_line(member) for member in found[:limit]], len(found) > limit)
+
+
+def _line(member: Member) -> MemberLine:
+    return MemberLine(
+        user=member.party.name,
+        display=member.display,
+        role=member.role,
+        muted_until=member.muted_until,
+        joined=member.joined,
+    )
 
 
 @command(USERS, cost=10)
 async def dissolve(ctx: Context, group: Group) -> Stored:
     """Ends a group for all its members. Only the owner may."""
-    user = ctx.user
-    room = await _mine(ctx, group)
-    if user.groups[room.id].role != "owner":
+    user, node = ctx.user, ctx.node
+    room = await my_group(ctx, group)
+    if not may(user.groups[room.id].role, "dissolve"):  # or anybody could keep others from writing
         raise Refused("forbidden", "Only the owner can dissolve #{name}.", name=room.name)
-    now = ctx.node.millis()
-    ctx.node.dissolving.add(room.id)  # nothing is said behind the end
+    now = node.millis()
+    node.dissolving.add(room.id)  # nothing is said behind the end
     try:
-        return await _append(
-            ctx, room, "dissolved", lambda db, seq: statements.dissolve(db, room.id, now)
+        return await append(
+            ctx, room, "dissolved", {}, lambda db, _: statements.dissolve(db, room.id, user.id, now)
         )
     finally:
-        ctx.node.dissolving.discard(room.id)
+        node.dissolving.discard(room.id)
 
 
-def _room_for_one_more(ctx: Context) -> None:
-    most = ctx.node.limits.rooms
-    if len(ctx.user.groups) >= most:
-        raise Refused(
-            "too-large", "One may be in {most} groups at most. Leave one first.", most=most
-        )
-
-
-async def _mine(ctx: Context, group: str) -> Room:
+async def my_group(ctx: Context, group: str) -> Room:
+    """The group of a name. Raises `Refused` as `Node.room` does."""
     room = await ctx.node.room(ctx.user, f"#{group_name(group)}")
     assert room is not None  # a group is there, or refused
     return room
 
 
-def _append(ctx: Context, room: Room, kind: str, effect: Effect) -> Deferred[Stored]:
-    # Awaited by the commands: the session's next request depends on the membership.
-    return ctx.node.append(ctx.session, ctx.user, room, kind, {}, effect=effect)
+def append(
+    ctx: Context,
+    room: Room,
+    kind: str,
+    body: dict[str, Any],
+    effect: Effect,
+    subject: Party | None = None,
+    companions: tuple[Draft, ...] = (),
+) -> Deferred[Stored]:
+    """Puts an entry into a group's log. To be awaited: the session's next request depends on
+    what it changes."""
+    return ctx.node.append(
+        ctx.session,
+        ctx.user,
+        room,
+        kind,
+        body,
+        effect=effect,
+        subject=subject,
+        companions=companions,
+    )

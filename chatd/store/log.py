@@ -26,7 +26,7 @@ from chatd.store.batch import Batcher
 from chatd.store.connection import Connection, Row, marks
 from chatd.store.pool import Pool
 
-Effect = Callable[[Connection, int], None]
+Effect = Callable[[Connection, int], object]
 Identity = tuple[int, bytes]  # of an entry: its sender's id and its key
 
 _ENDS_KEPT = 200_000  # rooms whose end is remembered: about 20 MB
@@ -55,7 +55,8 @@ class Draft(Struct, frozen=True):
     `at` is in ms; `effect(connection, seq)` changes other tables in the same transaction, may
     add to `body` and may raise `Refused`; `origin` is the session that it came from; `subject`
     whom it is about, where that is not the sender. `companions`, which have neither effects nor
-    companions, go into the logs of other rooms in the same transaction.
+    companions, go into the logs of other rooms in the same transaction. `locks` are the ids of
+    further rooms that the effect looks at or changes: nobody else does so meanwhile.
     """
 
     room: Room
@@ -69,6 +70,7 @@ class Draft(Struct, frozen=True):
     effect: Effect | None = None
     subject: Party | None = None
     companions: tuple[Draft, ...] = ()
+    locks: tuple[int, ...] = ()
 
     def entry(self, seq: int) -> Entry:
         """The entry that the draft became."""
@@ -292,14 +294,15 @@ def _insert(
 def _insert_locked(
     connection: Connection, drafts: Sequence[Draft], tried: set[Identity]
 ) -> Sequence[Stored | Bundle | Refused]:
-    room_ids = sorted(_room_ids(drafts))
+    room_ids = _room_ids(drafts)
+    locked = sorted(room_ids.union(*(draft.locks for draft in drafts)))
     connection.all(
-        f"SELECT id FROM rooms WHERE id IN ({marks(room_ids)}) ORDER BY id"
+        f"SELECT id FROM rooms WHERE id IN ({marks(locked)}) ORDER BY id"
         + connection.dialect.locking,
-        room_ids,
+        locked,
     )
     repeats = _repeats(connection, _flat(drafts))
-    ends = read_ends(connection, set(room_ids))
+    ends = read_ends(connection, room_ids)
     results: list[Stored | Bundle | Refused] = []
     rows = []
     for draft in drafts:

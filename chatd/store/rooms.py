@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from msgspec import Struct
 
 from chatd.errors import Refused
@@ -43,13 +42,6 @@ class Overview(Struct, frozen=True):
     last: Entry | None
 
 
-class Member(Struct, frozen=True):
-    """A member of a group."""
-
-    user: str
-    role: Role
-
-
 def find_group(connection: Connection, name: str) -> Room | None:
     """The group of a normalised name."""
     row = connection.one(
@@ -83,49 +75,6 @@ def make_pair(connection: Connection, one: Party, other: Party, now: int) -> Roo
     return room
 
 
-def make_group(
-    connection: Connection, name: str, title: str, owner: Party, key: bytes, now: int
-) -> Room:
-    """Makes a group, its owner and the first entry of its log. Raises `Refused` of `exists`;
-    `key` tells a repeat after a lost commit from another's group."""
-    try:
-        with connection.transaction():
-            room_id = _insert_group(connection, name, title, owner, key, now)
-    except connection.dialect.errors as error:
-        if not connection.dialect.duplicate(error):
-            raise
-        room_id = _made_before(connection, name, key)
-    return Room(room_id, "group", name, title)
-
-
-def _insert_group(
-    connection: Connection, name: str, title: str, owner: Party, key: bytes, now: int
-) -> int:
-    room_id = connection.insert(
-        "INSERT INTO rooms (kind, name, name_key, title, created_at) VALUES ('group', ?, ?, ?, ?)",
-        (name, fold(name), title, now),
-    )
-    body = msgspec.json.encode({"title": title} if title else {}).decode()
-    connection.run(
-        "INSERT INTO entries (room_id, seq, sender_id, idempotency_key, at, kind, body)"
-        " VALUES (?, 1, ?, ?, ?, 'created', ?)",
-        (room_id, owner.id, key, now, body),
-    )
-    add_member(connection, room_id, owner.id, "owner", 1)
-    return room_id
-
-
-def _made_before(connection: Connection, name: str, key: bytes) -> int:
-    row = connection.one(
-        "SELECT r.id, e.idempotency_key FROM rooms r"
-        " JOIN entries e ON e.room_id = r.id AND e.seq = 1 WHERE r.name_key = ?",
-        (fold(name),),
-    )
-    if row is None or bytes(row[1]) != key:
-        raise Refused("exists", "There is, or was, a group #{name}.", name=name)
-    return int(row[0])
-
-
 def add_member(connection: Connection, room_id: int, user_id: int, role: Role, seq: int) -> None:
     """Puts a user into a group with the entry `seq`; what came before is neither replayed nor
     unread. Raises `Refused` of `exists` for a member."""
@@ -134,8 +83,9 @@ def add_member(connection: Connection, room_id: int, user_id: int, role: Role, s
     ):
         raise Refused("exists", "You are in the group already.")
     connection.run(
-        "INSERT INTO members (user_id, room_id, role, joined_seq) VALUES (?, ?, ?, ?)",
-        (user_id, room_id, role, seq),
+        "INSERT INTO members (user_id, room_id, role, joined_seq, name_key)"
+        " SELECT id, ?, ?, ?, name_key FROM users WHERE id = ?",
+        (room_id, role, seq, user_id),
     )
     connection.many(_ADVANCE, [(user_id, room_id, seq, seq)])
 
@@ -171,47 +121,6 @@ def role_of(connection: Connection, room_id: int, user_id: int) -> Role | None:
         "SELECT role FROM members WHERE user_id = ? AND room_id = ?", (user_id, room_id)
     )
     return row[0] if row else None
-
-
-def join(connection: Connection, room_id: int, user_id: int, seq: int) -> None:
-    """`add_member` for somebody who comes to a group that may have gone meanwhile."""
-    if not connection.one("SELECT 1 FROM rooms WHERE id = ? AND dissolved_at IS NULL", (room_id,)):
-        raise Refused("not-found", "The group was dissolved.")
-    add_member(connection, room_id, user_id, "member", seq)
-
-
-def leave(connection: Connection, room_id: int, user_id: int) -> None:
-    """Takes a user out of a group. Raises `Refused` of `not-a-member`, or of `conflict` for
-    the owner, without whom nobody could dissolve it."""
-    row = connection.one(
-        "SELECT role FROM members WHERE user_id = ? AND room_id = ?", (user_id, room_id)
-    )
-    if row is None:
-        raise Refused("not-a-member", "You are not in the group.")
-    if row[0] == "owner":
-        raise Refused("conflict", "The owner cannot leave; dissolve the group instead.")
-    connection.run("DELETE FROM members WHERE user_id = ? AND room_id = ?", (user_id, room_id))
-
-
-def dissolve(connection: Connection, room_id: int, now: int) -> None:
-    """Ends a group: its members get no more than what is in its log. Its name is not given
-    again: clients know entries by address and seq.
-    Raises `Refused` of `not-found` if somebody else did it first."""
-    if not connection.run(
-        "UPDATE rooms SET dissolved_at = ? WHERE id = ? AND dissolved_at IS NULL",
-        (now, room_id),
-    ):
-        raise Refused("not-found", "The group was dissolved.")
-
-
-def members(connection: Connection, room_id: int, after: str, limit: int) -> list[Member]:
-    """A page of a group's members by name, beginning behind the name `after`."""
-    rows = connection.all(
-        "SELECT u.name, m.role FROM members m JOIN users u ON u.id = m.user_id"
-        " WHERE m.room_id = ? AND u.name_key > ? ORDER BY u.name_key LIMIT ?",
-        (room_id, fold(after), limit),
-    )
-    return [Member(name, role) for name, role in rows]
 
 
 _ADVANCE = (

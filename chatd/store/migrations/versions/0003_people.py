@@ -57,6 +57,13 @@ def _groups() -> None:
     _add("rooms", "posting", sa.String(16), "members")
     _add("rooms", "muted_until", BIGINT, 0)
     _add("rooms", "called_at", BIGINT, 0)
+    # A page of members is a range of the index, however many there are.
+    _add("members", "name_key", sa.String(128), "")
+    op.execute(
+        "UPDATE members SET name_key = (SELECT u.name_key FROM users u"
+        " WHERE u.id = members.user_id) WHERE name_key = ''"
+    )
+    _index("members_room_id_name_key", "members", "room_id", "name_key", "role")
     # Apart from `members`, or to leave and come back would end it.
     _table("mutes", _key("room_id", BIGINT), _key("user_id", BIGINT), _column("until", BIGINT))
     _table(
@@ -80,6 +87,7 @@ def _groups() -> None:
         _column("by_id", BIGINT),
         _column("at", BIGINT),
     )
+    _index("group_invitations_room_id", "group_invitations", "room_id")
     _table(
         "links",
         _key("hash", HASH),
@@ -168,7 +176,7 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str | i
     op.add_column(table, column)
 
 
-def _index(name: str, table: str, column: str, unique: bool = False) -> None:
+def _index(name: str, table: str, *columns: str, unique: bool = False) -> None:
     # MySQL has no CREATE INDEX IF NOT EXISTS (MariaDB and SQLite have).
     if not sa.inspect(op.get_bind()).has_index(table, name):
-        op.create_index(name, table, [column], unique=unique)
+        op.create_index(name, table, [*columns], unique=unique)
