@@ -55,7 +55,8 @@ class Draft(Struct, frozen=True):
     `at` is in ms; `effect(connection, seq)` changes other tables in the same transaction, may
     add to `body` and may raise `Refused`; `origin` is the session that it came from; `subject`
     whom it is about, where that is not the sender. `companions`, which have neither effects nor
-    companions, go into the logs of other rooms in the same transaction.
+    companions, go into the logs of other rooms in the same transaction; `locks` are the ids of
+    rooms that get nothing, but that nobody else changes meanwhile.
     """
 
     room: Room
@@ -69,6 +70,7 @@ class Draft(Struct, frozen=True):
     effect: Effect | None = None
     subject: Party | None = None
     companions: tuple[Draft, ...] = ()
+    locks: tuple[int, ...] = ()
 
     def entry(self, seq: int) -> Entry:
         """The entry that the draft became."""
@@ -292,7 +294,7 @@ def _insert(
 def _insert_locked(
     connection: Connection, drafts: Sequence[Draft], tried: set[Identity]
 ) -> Sequence[Stored | Bundle | Refused]:
-    room_ids = sorted(_room_ids(drafts))
+    room_ids = sorted(_room_ids(drafts).union(*(draft.locks for draft in drafts)))
     connection.all(
         f"SELECT id FROM rooms WHERE id IN ({marks(room_ids)}) ORDER BY id"
         + connection.dialect.locking,
