@@ -9,6 +9,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import pymysql
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -18,7 +19,7 @@ from chatd.errors import Refused
 from chatd.model import Party
 from chatd.store import contacts
 from chatd.store.contacts import Changed
-from tests.stores import NOW, MariaDBCase, Node, SQLiteCase
+from tests.stores import NOW, Held, MariaDBCase, Node, SQLiteCase, Wire
 from tests.test_bonds import sound
 
 if TYPE_CHECKING:
@@ -278,3 +279,20 @@ class ContactsOnSQLite(Races, Keeping, SQLiteCase):
 
 class ContactsOnMariaDB(Races, Keeping, MariaDBCase):
     """The contract on MariaDB."""
+
+    async def test_both_are_locked(self) -> None:
+        """A change that the other one is not told of locks the other one's inbox, too: it must not
+        cross one that he makes."""
+        wire = Wire()
+        node, (one, other) = self.node(self.wired(wire)), self.users(2)
+        held = Held(wire, "REPLACE INTO contacts")
+        blocking = Deferred.fromCoroutine(self.step(node, one, other, bonds.block))
+        await held.there
+        for user in (one, other):
+            with self.assertRaises(pymysql.OperationalError):
+                self.db.one(
+                    "SELECT id FROM rooms WHERE id = ? FOR UPDATE NOWAIT",
+                    (self.pair(user, user).id,),
+                )
+        held.go()
+        self.assertEqual(await blocking, "blocked")
