@@ -17,7 +17,8 @@ from tests.bed import Http, Lines, NodeCase
 class World(Struct):
     """What a command finds: Alice asks; `prefix` begins every name, so that each wire has a
     world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`;
-    she made `own`. `token` is the id of another token of hers."""
+    she made `own`. Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token` is
+    the id of another token of hers."""
 
     prefix: str = "p"
     api_key: str = "key"
@@ -35,6 +36,18 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "help": lambda world: {"command": "say"},
     "ping": lambda world: {},
     "whoami": lambda world: {},
+    "befriend": lambda world: {"user": f"@{world.prefix}bob", "words": "it's me, Alice"},
+    "accept": lambda world: {"user": f"{world.prefix}carl"},
+    "refuse": lambda world: {"user": f"{world.prefix}carl"},
+    "unfriend": lambda world: {"user": f"{world.prefix}dora"},
+    "remark": lambda world: {"user": f"{world.prefix}dora", "remark": "my friend Dora"},
+    "friends": lambda world: {},
+    "block": lambda world: {"user": f"{world.prefix}dora"},
+    "unblock": lambda world: {"user": f"{world.prefix}eve"},
+    "blocks": lambda world: {},
+    "profile": lambda world: {"display": "Alice", "findable": False, "status": "away"},
+    "user": lambda world: {"user": f"{world.prefix}dora"},
+    "find": lambda world: {"text": f"{world.prefix}d"},
     "create": lambda world: {"name": f"{world.prefix}made", "title": "Made just now"},
     "join": lambda world: {"group": f"#{world.prefix}new"},
     "leave": lambda world: {"group": f"#{world.prefix}team"},
@@ -49,7 +62,9 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
 }
 NEED_NOBODY = frozenset(("register", "login"))
-OWN = frozenset(("at", "created", "expires", "id", "session", "token"))  # differ from run to run
+OWN = frozenset(
+    ("at", "created", "expires", "id", "session", "since", "token")
+)  # differ from run to run
 
 
 class TextLines(Lines):
@@ -74,7 +89,7 @@ def _as_words(reply: dict[str, Any]) -> dict[str, Any]:
     """A JSON reply as the text form has it."""
     lists = [value for value in reply.values() if isinstance(value, list)]
     words = {
-        name: _typed(value)
+        name: _typed(value) or '""'
         for name, value in reply.items()
         if name != "ok" and not isinstance(value, list)
     }
@@ -105,8 +120,11 @@ class CommandTests(NodeCase):
     async def build(self, prefix: str, alice: Any) -> World:
         """The world around Alice, whom the client is from now on."""
         key = await self.node.store.write(add_api_key, prefix, ["login-as"], 0)
-        bob, elsewhere = self.frames(), self.frames()
-        for name, client in (("bob", bob), ("alice", alice), ("alice", elsewhere)):
+        bob, elsewhere, carl, dora, eve = (self.frames() for _ in range(5))
+        for name, client in (
+            *(("bob", bob), ("alice", alice), ("alice", elsewhere)),
+            *(("carl", carl), ("dora", dora), ("eve", eve)),
+        ):
             known = await client.ask("login", name=f"{prefix}{name}", api_key=key)
             self.assertTrue(known["ok"], known)
             if isinstance(client, Http):
@@ -116,6 +134,10 @@ class CommandTests(NodeCase):
             (bob, "create", {"name": f"{prefix}new"}),
             (alice, "create", {"name": f"{prefix}own", "title": "Mine"}),
             (alice, "join", {"group": f"{prefix}team"}),
+            (carl, "befriend", {"user": f"{prefix}alice", "words": "do you know me?"}),
+            (dora, "befriend", {"user": f"{prefix}alice"}),
+            (alice, "accept", {"user": f"{prefix}dora"}),
+            (alice, "block", {"user": f"{prefix}eve"}),
             (bob, "say", {"to": f"@{prefix}alice", "text": "hello\n你好"}),
         ):
             done = await client.ask(command, **parameters)

@@ -26,6 +26,7 @@ LAYERS = {
     "doors": {"errors", "settings"},
     "session": {"errors", "model", "rates"},
     "bonds": {"errors"},
+    "displays": {"errors"},
     "store": {"bonds", "errors", "model", "rights", "session"},
     "hub": {"errors", "model", "session"},
     "auth": {"errors"},
@@ -38,7 +39,7 @@ LAYERS = {
         *("settings", "store"),
     },
     "registry": set[str](),
-    "commands": {"bonds", "doors", "errors", "model", "node", "registry", "store"},
+    "commands": {"bonds", "displays", "doors", "errors", "model", "node", "registry", "store"},
     "dispatcher": {"errors", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},
@@ -47,7 +48,7 @@ LAYERS = {
     "frontends": {
         *("dispatcher", "doors", "errors", "node", "registry", "session", "store", "wire"),
     },
-    "client": {"config", "errors", "model", "settings", "store"},
+    "client": {"config", "displays", "errors", "model", "settings", "store"},
     "tap": {
         *("certificates", "config", "dispatcher", "frontends", "heartbeat", "logs", "metrics"),
         *("node", "reload", "signals", "store", "systemd"),

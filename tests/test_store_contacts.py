@@ -285,14 +285,12 @@ class ContactsOnMariaDB(Races, Keeping, MariaDBCase):
         cross one that he makes."""
         wire = Wire()
         node, (one, other) = self.node(self.wired(wire)), self.users(2)
+        rooms = [self.pair(user, user) for user in (one, other)]
         held = Held(wire, "REPLACE INTO contacts")
         blocking = Deferred.fromCoroutine(self.step(node, one, other, bonds.block))
         await held.there
-        for user in (one, other):
+        for room in rooms:
             with self.assertRaises(pymysql.OperationalError):
-                self.db.one(
-                    "SELECT id FROM rooms WHERE id = ? FOR UPDATE NOWAIT",
-                    (self.pair(user, user).id,),
-                )
+                self.db.one("SELECT id FROM rooms WHERE id = ? FOR UPDATE NOWAIT", (room.id,))
         held.go()
         self.assertEqual(await blocking, "blocked")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, rooms
+from chatd.commands import accounts, basics, friends, groups, profile, rooms
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -17,7 +17,9 @@ from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
+from chatd.store.contacts import Contact
 from chatd.store.log import Stored
+from chatd.store.profiles import Card
 from chatd.store.rooms import Member
 from chatd.wire import json, text
 
@@ -168,11 +170,17 @@ ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
 ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
 TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
+INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
 
 
 def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
     """The event that tells of an entry."""
     return Entry(room.id, seq, name, room.address_from(sender.id), sender, AT, body).event()
+
+
+def inbox(seq: int, name: str, **body: Any) -> dict[str, Any]:
+    """The event that tells of an entry in alice's inbox."""
+    return entry(INBOX, seq, name, ALICE, **body)
 
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
@@ -187,6 +195,17 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (
+        inbox(4, "befriended", user="刘备", by="刘备", words="你好"),
+        "In the inboxes of both: `by` wants to be friends; `user` is the other one.",
+    ),
+    (inbox(5, "accepted", user="刘备"), "In the inboxes of both: they are friends now."),
+    (inbox(6, "refused", user="刘备"), "You refused a request; nobody else is told."),
+    (inbox(7, "unfriended", user="刘备"), "You ended it; nobody else is told."),
+    (inbox(8, "remarked", user="刘备", remark="the boss"), "You call `user` something else."),
+    (inbox(9, "blocked", user="刘备"), "You take nothing from `user` any more."),
+    (inbox(10, "unblocked", user="刘备"), "You do again."),
+    (inbox(11, "updated", status="at the sea"), "You changed these fields of your profile."),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
@@ -196,6 +215,12 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "login": {"name": "alice", "password": "correct-horse", "device": "laptop"},
     "revoke": {"token": "154554fde42d381c"},
     "help": {"command": "ping"},
+    "befriend": {"user": "@刘备", "words": "we met at the sea"},
+    **{name: {"user": "刘备"} for name in ("accept", "refuse", "unfriend", "block", "unblock")},
+    "remark": {"user": "刘备", "remark": "the boss"},
+    "profile": {"language": "en-GB", "status": "at the sea"},
+    "user": {"user": "刘备"},
+    "find": {"text": "刘"},
     "create": {"name": "#team", "title": "Weekend plans"},
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
@@ -211,6 +236,18 @@ RESULTS: Sequence[msgspec.Struct] = (
     basics.Help([basics.CommandHelp(COMMANDS["ping"].usage(), COMMANDS["ping"].help)]),
     basics.Pong(AT),
     basics.Identity(SESSION, "alice"),
+    friends.Tie("刘备", "friend", False, 5, AT),
+    friends.Friends(
+        [
+            Contact("bob", "asking", AT, "Bob", "", "do you know me?"),
+            Contact("刘备", "friend", AT, "玄德", "the boss"),
+        ],
+        False,
+    ),
+    friends.Blocks(["mallory"], False),
+    profile.Mine("alice", "Alice", "at the sea", "en-GB", "everybody", True, True, 11, AT),
+    Card("刘备", "玄德", "in Chengdu", "friend", "the boss"),
+    profile.Found([Card("刘备", "玄德", "in Chengdu", "friend", "the boss")], False),
     groups.Created("#team"),
     groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
     Stored(42, AT),
@@ -284,8 +321,10 @@ def typed(command: Command, given: Mapping[str, Any]) -> str:
     words, last = ["/" + command.name], []
     for each in (each for each in command.parameters if each.name in given):
         value = given[each.name]
+        before = [p.name for p in command.parameters[: command.parameters.index(each)]]
         if each.rest or each.object:
-            last.append(msgspec.json.encode(value).decode() if each.object else value)
+            named = "" if set(before) <= given.keys() else f"{each.name}="
+            last.append(named + (msgspec.json.encode(value).decode() if each.object else value))
         else:
             leads = command.parameters[len(words) - 1] is each
             words.append(str(value) if leads else f"{each.name}={value}")
