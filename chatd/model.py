@@ -23,6 +23,7 @@ Address = Annotated[
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=64, description="1-32 letters, digits, _ - .")]
 Group = Annotated[str, Meta(min_length=1, max_length=65, description="#group, or its bare name")]
+Username = Annotated[str, Meta(min_length=1, max_length=65, description="@user, or the bare name")]
 # `rest`: where a person types it last, it takes the rest of the line.
 Text = Annotated[
     str,
@@ -95,6 +96,11 @@ def fold(name: str) -> str:
 def group_name(group: str) -> str:
     """The normalised name in `#group` or `group`."""
     return normalise(group.removeprefix("#"))
+
+
+def user_name(user: str) -> str:
+    """The normalised name in `@user` or `user`."""
+    return normalise(user.removeprefix("@"))
 
 
 class Party(Struct, frozen=True):

@@ -268,12 +268,14 @@ class Node:
         if other.id != user.id:
             await self.store.read(check_open, user.id, other)
 
-    async def tell(self, party: Party, kind: str, body: dict[str, Any]) -> Draft:
+    async def tell(
+        self, party: Party, kind: str, body: dict[str, Any], subject: Party | None = None
+    ) -> Draft:
         """A draft for a user's inbox, which is made where it is missing."""
         room = await self.store.read(find_pair, party, party)
         if room is None:
             room = await self.store.write(make_pair, party, party, self.millis())
-        return self.draft(room, party, kind, body)
+        return replace(self.draft(room, party, kind, body), subject=subject)
 
     async def group(self, name: str) -> Room:
         """The group of a normalised name. Raises `Refused` of `not-found`."""
@@ -313,6 +315,7 @@ class Node:
         effect: Effect | None = None,
         subject: Party | None = None,
         companions: tuple[Draft, ...] = (),
+        locks: tuple[int, ...] = (),
         shown: dict[str, Any] = _NOTHING,
     ) -> Deferred[Stored]:
         """Puts an entry into the room's log; it fans out when it has committed. `shown` is what
@@ -330,6 +333,7 @@ class Node:
                 effect=effect,
                 subject=subject,
                 companions=companions,
+                locks=locks,
             )
         )
 
@@ -350,8 +354,8 @@ class Node:
         for draft, seq in stored:
             by_room.setdefault(draft.room.id, []).append((draft, seq))
         for pairs in by_room.values():
-            room = pairs[0][0].room
-            if room.kind != "group" or _MEMBERSHIP.isdisjoint(draft.kind for draft, _ in pairs):
+            changing = _CHANGING.get(pairs[0][0].room.kind, _NEVER)
+            if changing.isdisjoint(draft.kind for draft, _ in pairs):
                 self._fan_out(pairs)
                 continue
             for pair in pairs:
@@ -389,6 +393,12 @@ class Node:
                     self.hub.change_rules(draft.room.id, posting=draft.body["posting"])
             case "dissolved":
                 self.hub.dissolve(draft.room.id)
+            case "accepted" | "unfriended" | "blocked" | "unblocked":
+                self.hub.reconsider(draft.sender.id)
+                self.hub.reconsider(_subject(draft).id)
+            case "updated":
+                if "writers" in draft.body:
+                    self.hub.reconsider()
 
     def _join(self, draft: Draft) -> None:
         standing = Standing("member", draft.body.get("muted_until", 0))
@@ -430,10 +440,14 @@ RESTARTS: Template = "The server restarts."
 # address, and an account is tried from everywhere; "new" are registrations from an address.
 _TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
 
-# What changes who gets a group's entries, or may write there.
-_MEMBERSHIP = frozenset(
-    ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved")
-)
+# What changes who gets a group's entries, or may write there; who may write to whom.
+_CHANGING = {
+    "group": frozenset(
+        ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved")
+    ),
+    "inbox": frozenset(("accepted", "unfriended", "blocked", "unblocked", "updated")),
+}
+_NEVER: frozenset[str] = frozenset()
 
 
 class Context:

@@ -114,6 +114,8 @@ def _make(function: Any, name: str, audience: Audience, cost: int) -> Command:
 
 def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
     info = msgspec.inspect.type_info(hint)
+    if isinstance(info, msgspec.inspect.UnionType):  # the other one is null: not given
+        info = info.types[0]
     extra = (info.extra or {}) if isinstance(info, msgspec.inspect.Metadata) else {}
     bare = info.type if isinstance(info, msgspec.inspect.Metadata) else info
     required = parameter.default is parameter.empty

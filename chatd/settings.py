@@ -367,6 +367,9 @@ class Limits(Section, frozen=True, kw_only=True):
     ] = 500
     rooms: Annotated[int, _is("Groups that a user may be in.", 1, 100_000)] = 1000
     members: Annotated[int, _is("Members that a group may have.", 2, 1_000_000)] = 10_000
+    friends: Annotated[
+        int, _is("Friends that a user may have; as many requests, and blocks.", 1, 100_000)
+    ] = 5000
     line_bytes: Annotated[int, _is("Bytes in a line over TCP.", 512, 1_048_576)] = 8192
     frame_bytes: Annotated[int, _is("Bytes in a WebSocket message.", 512, 16_777_216)] = 65_536
     header_bytes: Annotated[int, _is("Bytes in HTTP headers.", 1024, 1_048_576)] = 16_384

@@ -18,8 +18,8 @@ class World(Struct):
     """What a command finds: Alice asks; `prefix` begins every name, so that each wire has a
     world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`,
     into which he invited her; she made `own`, where Dora is and Eve is banned, and `club`, which
-    Bob asks to join. `token` is the id of another token of hers, `link` that of a link into
-    `own`."""
+    Bob asks to join. Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token`
+    is the id of another token of hers, `link` that of a link into `own`."""
 
     prefix: str = "p"
     api_key: str = "key"
@@ -43,6 +43,18 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "language": lambda world: {"name": "en"},
     "ping": lambda world: {},
     "whoami": lambda world: {},
+    "befriend": lambda world: {"user": f"@{world.prefix}bob", "words": "it's me, Alice"},
+    "accept": lambda world: {"user": f"{world.prefix}carl"},
+    "refuse": lambda world: {"user": f"{world.prefix}carl"},
+    "unfriend": lambda world: {"user": f"{world.prefix}dora"},
+    "remark": lambda world: {"user": f"{world.prefix}dora", "remark": "my friend Dora"},
+    "friends": lambda world: {},
+    "block": lambda world: {"user": f"{world.prefix}dora"},
+    "unblock": lambda world: {"user": f"{world.prefix}eve"},
+    "blocks": lambda world: {},
+    "profile": lambda world: {"display": "Alice", "findable": False, "status": "away"},
+    "user": lambda world: {"user": f"{world.prefix}dora"},
+    "find": lambda world: {"text": f"{world.prefix}d"},
     "create": lambda world: {"name": f"{world.prefix}made", "title": "Made just now"},
     "about": lambda world: {"group": f"#{world.prefix}team"},
     "retitle": lambda world: {"group": f"#{world.prefix}own", "description": "two words"},
@@ -74,7 +86,7 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
 }
 NEED_NOBODY = frozenset(("register", "login"))
 OWN = frozenset(
-    ("at", "created", "expires", "id", "joined", "session", "token")
+    ("at", "created", "expires", "id", "joined", "session", "since", "token")
 )  # differ from run to run
 
 
@@ -131,10 +143,10 @@ class CommandTests(NodeCase):
     async def build(self, prefix: str, alice: Any) -> World:
         """The world around Alice, whom the client is from now on."""
         key = await self.node.store.write(add_api_key, prefix, ["login-as"], 0)
-        bob, elsewhere, dora, eve = (self.frames() for _ in range(4))
+        bob, elsewhere, carl, dora, eve = (self.frames() for _ in range(5))
         for name, client in (
             *(("bob", bob), ("alice", alice), ("alice", elsewhere)),
-            *(("dora", dora), ("eve", eve)),
+            *(("carl", carl), ("dora", dora), ("eve", eve)),
         ):
             known = await client.ask("login", name=f"{prefix}{name}", api_key=key)
             self.assertTrue(known["ok"], known)
@@ -150,6 +162,10 @@ class CommandTests(NodeCase):
             (dora, "join", {"group": f"{prefix}own"}),
             (bob, "join", {"group": f"{prefix}club", "words": "two words"}),
             (alice, "join", {"group": f"{prefix}team"}),
+            (carl, "befriend", {"user": f"{prefix}alice", "words": "do you know me?"}),
+            (dora, "befriend", {"user": f"{prefix}alice"}),
+            (alice, "accept", {"user": f"{prefix}dora"}),
+            (alice, "block", {"user": f"{prefix}eve"}),
             (bob, "say", {"to": f"@{prefix}alice", "text": "hello\n你好"}),
         ):
             done = await client.ask(command, **parameters)

@@ -102,6 +102,7 @@ def _table() -> Iterator[Row]:
     yield Row("language", lambda w: {"name": "en"}, _ALL)
     yield Row("ping", lambda w: {}, _ALL)
     yield Row("whoami", lambda w: {}, _ALL)
+    yield from _people()
     yield Row("create", lambda w: {"name": w.new}, _USERS)
     yield Row("about", lambda w: w.here(), _USERS)
     yield Row("about", lambda w: w.here(), _HIDDEN, rules=_INVITED)
@@ -175,16 +176,63 @@ def _table() -> Iterator[Row]:
     yield Row("typing", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     yield Row("delivered", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     yield Row("read", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
-    # Nobody ever spoke with a stranger.
+    # Nobody ever spoke with a stranger, whose own inbox has something.
     for command in ("delivered", "read"):
         yield Row(
             command,
             lambda w: {"to": f"@{w.user('stranger')}", "seq": 1},
-            "unauthorized not-found not-found not-found not-found not-found"
-            " unauthorized unauthorized",
+            "unauthorized ok not-found not-found not-found not-found unauthorized unauthorized",
         )
 
 
+def _people() -> Iterator[Row]:
+    """The victim is a friend of the member, has asked the admin, and blocks the ex and the
+    stranger, who does so, too."""
+    for user, cells in (
+        ("victim", "unauthorized blocked blocked ok ok ok unauthorized unauthorized"),
+        ("owner", "unauthorized ok ok ok ok forbidden unauthorized unauthorized"),
+        ("nobody", "unauthorized" + " not-found" * 5 + " unauthorized unauthorized"),
+    ):
+        yield Row("befriend", partial(_asking, user), cells)
+    none = "unauthorized" + " not-found" * 3
+    yield Row(
+        "accept",
+        _victim,
+        "unauthorized not-found not-found ok ok not-found unauthorized unauthorized",
+    )
+    yield Row("refuse", _victim, f"{none} ok not-found unauthorized unauthorized")
+    friend = "unauthorized not-found not-found ok not-found not-found unauthorized unauthorized"
+    yield Row("unfriend", _victim, friend)
+    yield Row(
+        "remark",
+        lambda w: {"user": w.user("victim"), "remark": "poor one"},
+        "unauthorized not-found not-found ok ok not-found unauthorized unauthorized",
+    )
+    yield Row("friends", lambda w: {}, _USERS)
+    yield Row("block", _victim, _USERS)
+    yield Row(
+        "unblock",
+        _victim,
+        "unauthorized ok not-found not-found not-found not-found unauthorized unauthorized",
+    )
+    yield Row("blocks", lambda w: {}, _USERS)
+    yield Row("say", lambda w: {"to": f"@{w.user('victim')}", "text": "hello"}, _OPEN)
+    yield Row("typing", lambda w: {"to": f"@{w.user('victim')}"}, _OPEN)
+    yield Row("profile", lambda w: {}, _USERS)
+    yield Row("profile", lambda w: {"display": w.role, "writers": "friends"}, _USERS)
+    yield Row("user", _victim, _USERS)
+    yield Row("find", lambda w: {"text": w.prefix}, _USERS)
+
+
+def _asking(user: str, world: World) -> dict[str, Any]:
+    return {"user": world.user(user), "words": "hi"}
+
+
+def _victim(world: World) -> dict[str, Any]:
+    return {"user": world.user("victim")}
+
+
+_OPEN = "unauthorized blocked blocked ok ok ok unauthorized unauthorized"
 _ALL = "ok ok ok ok ok ok ok ok"
 _USERS = "unauthorized ok ok ok ok ok unauthorized unauthorized"
 _MEMBERS = "unauthorized not-a-member not-a-member ok ok ok unauthorized unauthorized"
@@ -270,7 +318,8 @@ class WireCase(NodeCase):
         clients = {role: self.client() for role in roles}
         for role, client in clients.items():
             await self.enter(world, role, client)
-        await self.enter(world, "victim", self.frames())
+        victim = self.frames()
+        await self.enter(world, "victim", victim)
         group = world.group
         await self.done(clients["owner"], "create", name=group)
         for role in ("admin", "member", "ex"):
@@ -287,6 +336,7 @@ class WireCase(NodeCase):
         for name in subjects:
             await self.make(clients["owner"], world, name, row.subject)
         await self.done(clients["owner"], "say", to=f"#{group}", text=SECRET)
+        await self.befriend(world, victim, clients)
         return clients
 
     async def make(self, owner: Any, world: World, name: str, subject: str) -> None:
@@ -310,6 +360,16 @@ class WireCase(NodeCase):
     async def appoint(self, owner: Any, world: World, name: str) -> None:
         """Makes a member an admin."""
         await self.done(owner, "role", **world.here(user=world.user(name), role="admin"))
+
+    async def befriend(self, world: World, victim: Any, clients: dict[str, Any]) -> None:
+        """Makes the victim what it is to the others."""
+        for role in ("member", "admin"):
+            await self.done(victim, "befriend", user=world.user(role))
+        await self.done(clients["member"], "accept", user=world.user("victim"))
+        for role in ("ex", "stranger"):
+            await self.done(victim, "say", to=f"@{world.user(role)}", text="leave me alone")
+            await self.done(victim, "block", user=world.user(role))
+        await self.done(clients["stranger"], "block", user=world.user("victim"))
 
     async def enter(self, world: World, role: str, client: Any) -> None:
         """Logs in."""
@@ -338,6 +398,8 @@ def _everything(connection: Connection) -> list[list[Any]]:
         for table in (
             *("users", "tokens", "api_keys", "invitations", "members", "entries"),
             *("revocations", "mutes", "bans", "join_requests", "group_invitations", "links"),
+            *("users", "tokens", "api_keys", "invitations", "rooms", "members", "entries"),
+            *("revocations", "contacts"),
         )
     ] + [
         connection.all("SELECT user_id, room_id, read_seq FROM cursors ORDER BY 1, 2"),

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, invitations, membership, rooms
+from chatd.commands import (
+    accounts,
+    basics,
+    friends,
+    groups,
+    invitations,
+    membership,
+    profile,
+    rooms,
+)
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -17,9 +26,11 @@ from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
+from chatd.store.contacts import Contact
 from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
+from chatd.store.profiles import Card
 from chatd.wire import json, text
 
 DOCUMENT = """\
@@ -172,12 +183,17 @@ ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
 ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
 TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
-INBOX = Room(3, "inbox", low=LIU_BEI, high=LIU_BEI)
+INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
 
 
 def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
     """The event that tells of an entry."""
     return Entry(room.id, seq, name, room.address_from(sender.id), sender, AT, body).event()
+
+
+def inbox(seq: int, name: str, **body: Any) -> dict[str, Any]:
+    """The event that tells of an entry in alice's inbox."""
+    return entry(INBOX, seq, name, ALICE, **body)
 
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
@@ -217,25 +233,36 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     ),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
     (
-        entry(INBOX, 5, "invited", LIU_BEI, group="#team", user="alice"),
+        inbox(5, "invited", group="#team", user="bob"),
         "In one's inbox: `user` invites one into `group`.",
     ),
     (
-        entry(INBOX, 5, "kicked", LIU_BEI, group="#team", user="alice", banned=True),
+        inbox(5, "kicked", group="#team", user="bob", banned=True),
         "In one's inbox: `user` took one out of `group`; with `banned`, for good.",
     ),
     (
-        entry(INBOX, 5, "requested", LIU_BEI, group="#team", user="bob", words="It is me."),
+        inbox(5, "requested", group="#team", user="bob", words="It is me."),
         "In the inbox of an admin: `user` asks to join `group`.",
     ),
     (
-        entry(INBOX, 5, "approved", LIU_BEI, group="#team", user="alice"),
+        inbox(5, "approved", group="#team", user="bob"),
         "In one's inbox: `user` let one into `group`.",
     ),
     (
-        entry(INBOX, 5, "rejected", LIU_BEI, group="#team", user="alice"),
+        inbox(5, "rejected", group="#team", user="bob"),
         "In one's inbox: `user` turned one's request down.",
     ),
+    (
+        inbox(4, "befriended", user="刘备", by="刘备", words="你好"),
+        "In the inboxes of both: `by` wants to be friends; `user` is the other one.",
+    ),
+    (inbox(5, "accepted", user="刘备"), "In the inboxes of both: they are friends now."),
+    (inbox(6, "refused", user="刘备"), "You refused a request; nobody else is told."),
+    (inbox(7, "unfriended", user="刘备"), "You ended it; nobody else is told."),
+    (inbox(8, "remarked", user="刘备", remark="the boss"), "You call `user` something else."),
+    (inbox(9, "blocked", user="刘备"), "You take nothing from `user` any more."),
+    (inbox(10, "unblocked", user="刘备"), "You do again."),
+    (inbox(11, "updated", status="at the sea"), "You changed these fields of your profile."),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
@@ -246,6 +273,12 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "revoke": {"token": "154554fde42d381c"},
     "help": {"command": "ping"},
     "language": {"name": "zh"},
+    "befriend": {"user": "@刘备", "words": "we met at the sea"},
+    **{name: {"user": "刘备"} for name in ("accept", "refuse", "unfriend", "block", "unblock")},
+    "remark": {"user": "刘备", "remark": "the boss"},
+    "profile": {"language": "en-GB", "status": "at the sea"},
+    "user": {"user": "刘备"},
+    "find": {"text": "刘"},
     "create": {"name": "#team", "title": "Weekend plans"},
     **{name: {"group": "#team"} for name in ("about", "leave", "members", "dissolve")},
     "join": {"group": "#team"},
@@ -275,6 +308,18 @@ RESULTS: Sequence[msgspec.Struct] = (
     basics.Language("zh"),
     basics.Pong(AT),
     basics.Identity(SESSION, "alice"),
+    friends.Tie("刘备", "friend", False, 5, AT),
+    friends.Friends(
+        [
+            Contact("bob", "asking", AT, "Bob", "", "do you know me?"),
+            Contact("刘备", "friend", AT, "玄德", "the boss"),
+        ],
+        False,
+    ),
+    friends.Blocks(["mallory"], False),
+    profile.Mine("alice", "Alice", "at the sea", "en-GB", "everybody", True, True, 11, AT),
+    Card("刘备", "玄德", "in Chengdu", "friend", "the boss"),
+    profile.Found([Card("刘备", "玄德", "in Chengdu", "friend", "the boss")], False),
     groups.Created("#team"),
     groups.About("#team", TEAM.title, "", "open", 2, "all", "members", 0, "member"),
     groups.Members(
@@ -360,8 +405,10 @@ def typed(command: Command, given: Mapping[str, Any]) -> str:
     words, last = ["/" + command.name], []
     for each in (each for each in command.parameters if each.name in given):
         value = given[each.name]
+        before = [p.name for p in command.parameters[: command.parameters.index(each)]]
         if each.rest or each.object:
-            last.append(msgspec.json.encode(value).decode() if each.object else value)
+            named = "" if set(before) <= given.keys() else f"{each.name}="
+            last.append(named + (msgspec.json.encode(value).decode() if each.object else value))
         else:
             leads = command.parameters[len(words) - 1] is each
             words.append(str(value) if leads else f"{each.name}={value}")

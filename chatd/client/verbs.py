@@ -14,6 +14,7 @@ import argon2
 import msgspec
 from msgspec import Meta
 
+from chatd import displays
 from chatd.client.output import Answer, Table, iso
 from chatd.errors import Refused
 from chatd.model import LINE_PATTERN, Display, Party, Password, normalise
@@ -29,7 +30,8 @@ _ENDED: Final = "with all tokens revoked and sessions ended"
 def user_add(connection: Connection, args: argparse.Namespace) -> Answer:
     """Make an account."""
     name = normalise(args.name)
-    display = _checked(args.display, Display, "A display name is one line of up to 64 characters.")
+    sentence = "A display name is one line of up to 64 characters."
+    display = displays.shown(_checked(args.display, Display, sentence), 64)
     taken = f"The name {name} is taken: choose another, `chatctl user list` shows all."
     if accounts.find_user(connection, name):
         raise Refused("exists", taken)  # before anybody is asked for a password

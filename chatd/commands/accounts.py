@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from chatd import displays
 from chatd.doors import place_of
 from chatd.errors import Refused
 from chatd.languages import pick
@@ -75,7 +76,7 @@ async def register(
         raise Refused("forbidden", "This server wants an invitation: invitation=TOKEN.")
     _nobody_yet(ctx)
     spent = digest(invitation) if rule == "invitation" and invitation else None
-    shown = normalise(name)
+    shown, display = normalise(name), displays.shown(display, 64)
     ctx.node.guesses.take(("new", _place(ctx)))
     if await ctx.node.store.read(statements.find_user, shown) is not None:
         raise Refused("exists", "The name {name} is taken.", name=shown)

@@ -37,7 +37,8 @@ def _people() -> None:
     _add("users", "receipts", sa.Integer(), 1)
     _add("users", "skeleton", sa.String(128), None)
     _index("users_skeleton", "users", "skeleton", unique=True)
-    # One row for each side: `state` is friend, asked (user_id did) or asking (other_id did).
+    # One row for each side: `state` is friend, asked (user_id did), asking (other_id
+    # did) or refused (user_id did).
     _table(
         "contacts",
         _key("user_id", BIGINT),
