@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, rooms
+from chatd.commands import accounts, basics, edits, groups, pins, reactions, rooms
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -18,6 +18,8 @@ from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
 from chatd.store.log import Stored
+from chatd.store.messages import Version
+from chatd.store.reactions import Reaction
 from chatd.store.rooms import Member
 from chatd.wire import json, text
 
@@ -168,6 +170,7 @@ ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
 ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
 TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
+INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
 
 
 def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
@@ -177,12 +180,55 @@ def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[s
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
 NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
+REPLY = entry(
+    TEAM,
+    43,
+    "message",
+    LIU_BEI,
+    text="hello",
+    reply_to=42,
+    quote={"seq": 42, "from": "alice", "text": "hello there"},
+)
+FULL = entry(
+    TEAM,
+    41,
+    "message",
+    ALICE,
+    text="here, @刘备",
+    kind="location",
+    data={"lat": 30.66, "lon": 104.06},
+    mentions=["刘备"],
+    forwarded={"from": "carol"},
+    edited=AT + 9000,
+    reactions=[{"emoji": "👍", "count": 1, "users": ["刘备"]}],
+)
+ERASED = entry(TEAM, 40, "message", ALICE, text="", recalled=True)
+SHED = {"event": "message", "to": "#team", "from": "alice", "at": AT, "text": "hi", "store": False}
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
 EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (SAID, "Somebody said something in a group."),
     (NOTE, "The same in a direct room, with a `kind` and a `reply_to` given to `say`."),
+    (REPLY, "A reply, with the `quote` of what it replies to, as that reads now."),
+    (FULL, "What was edited (since when), reacted to, forwarded; whom it mentions; its `data`."),
+    (ERASED, "What was recalled: its text is gone."),
+    (SHED, "With `store=false`: it has no `seq` and is not kept."),
+    (
+        entry(TEAM, 44, "edited", ALICE, target=42, text="hello there"),
+        "The message `target` was edited; it says `text` now.",
+    ),
+    (entry(TEAM, 45, "recalled", ALICE, target=40), "The message `target` was recalled."),
+    (
+        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True),
+        "`from` reacted to the message `target`, or took that back.",
+    ),
+    (entry(TEAM, 47, "pinned", ALICE, target=42), "The message `target` was pinned."),
+    (entry(TEAM, 48, "unpinned", ALICE, target=42), "It is no longer pinned."),
+    (
+        {**entry(INBOX, 5, "hidden", ALICE), "room": "#team", "target": 40},
+        "In your inbox: you have hidden the message `target` of a room.",
+    ),
     (entry(TEAM, 1, "created", ALICE, title=TEAM.title), "A group was made; its log begins."),
     (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
@@ -199,6 +245,12 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "create": {"name": "#team", "title": "Weekend plans"},
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
+    "forward": {"to": "#team", "seq": 42, "into": "@刘备"},
+    "edit": {"to": "#team", "seq": 42, "text": "hello all"},
+    **{name: {"to": "#team", "seq": 42} for name in ("versions", "recall", "hide", "reactions")},
+    "react": {"to": "#team", "seq": 42, "emoji": "👍"},
+    **{name: {"to": "#team", "seq": 42} for name in ("pin", "unpin")},
+    "pins": {"to": "#team"},
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
@@ -214,6 +266,10 @@ RESULTS: Sequence[msgspec.Struct] = (
     groups.Created("#team"),
     groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
     Stored(42, AT),
+    edits.Changed(43, AT),
+    edits.Versions([Version(AT, "hello ther"), Version(AT + 9000, "hello there")]),
+    reactions.Reactions([Reaction("👍", "刘备", AT)], False),
+    pins.Pins([SAID]),
     rooms.Page([SAID], True),
     rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
     rooms.Synced([SAID], False, {"#gone": "not-found"}),
@@ -307,7 +363,10 @@ def exchange(command: Command) -> str:
 
 def result_of(command: Command) -> Any:
     """The struct that a command gives, now or as a Deferred."""
-    return (typing.get_args(command.result) or (command.result,))[0]
+    first = command.result
+    while typing.get_args(first):
+        first = typing.get_args(first)[0]
+    return first
 
 
 def fields(result: Any) -> str:
