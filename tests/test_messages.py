@@ -661,7 +661,7 @@ class PayloadTests(MessagesCase):
             ("system", {}),
             ("message", {}),
         ):
-            parameters = {"to": "@bob", "text": "x", "kind": kind, "data": wrong}
+            parameters: Any = {"to": "@bob", "text": "x", "kind": kind, "data": wrong}
             self.assertEqual(
                 await self.refused(alice, "say", **parameters), "bad-request", (kind, wrong)
             )
