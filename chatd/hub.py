@@ -261,13 +261,16 @@ class Hub:
                 self.send(session, frame)
         return level
 
-    def hint(self, room: Room, event: dict[str, Any], by: int) -> None:
-        """Sends an event that is not kept to those in a room but the user with that id. A session
-        that does not keep up goes without: such events are the first to be shed."""
+    def hint(self, room: Room, event: dict[str, Any], but: int | Session) -> None:
+        """Sends an event that is not kept to those in a room but the user with that id, or that
+        session. A session that does not keep up goes without: such events are the first to be
+        shed."""
         frames: dict[Wire, bytes] = {}
         for session in self.audience(room):
             user = session.user
-            if user is None or user.id == by or session.behind is not None or session.link.crowded:
+            if user is None or but in (user.id, session):
+                continue
+            if session.behind is not None or session.link.crowded:
                 continue
             if session.wire not in frames:
                 frames[session.wire] = session.wire.event(event)

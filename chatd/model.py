@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import takewhile
 from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -101,6 +102,12 @@ def group_name(group: str) -> str:
 def user_name(user: str) -> str:
     """The normalised name in `@user` or `user`."""
     return normalise(user.removeprefix("@"))
+
+
+def name_run(text: str) -> str:
+    """The beginning of a text that could be a name, or begin with one, as names are kept."""
+    shown = unicodedata.normalize("NFKC", text)[:_NAME_CHARS]
+    return "".join(takewhile(_allowed, shown))
 
 
 class Party(Struct, frozen=True):

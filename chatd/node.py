@@ -26,7 +26,7 @@ from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
 from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
-from chatd.settings import Accounts, Heartbeat, Limits
+from chatd.settings import Accounts, Heartbeat, Limits, Messages
 from chatd.store import accounts, groups
 from chatd.store.accounts import Account, Login
 from chatd.store.contacts import check_open
@@ -64,11 +64,13 @@ class Node:
         site_tokens: SiteTokens | None = None,
         descriptors: int = sys.maxsize,
         hasher: argon2.PasswordHasher | None = None,
+        messages: Messages | None = None,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
         self.accounts = accounts_settings
         self.limits = limits
+        self.messages = messages or Messages()
         self.pulse = pulse
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)

@@ -32,7 +32,7 @@ RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 
 class Parameter(Struct, frozen=True):
     """One parameter of a command; `type` is what msgspec checks it against. One that is
-    `rest` takes the rest of a typed line; an `object` is typed as JSON."""
+    `rest` takes the rest of a typed line; an `object`, or a list, is typed as JSON."""
 
     name: str
     type: Any
@@ -117,7 +117,6 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
     if isinstance(info, msgspec.inspect.UnionType):  # the other one is null: not given
         info = info.types[0]
     extra = (info.extra or {}) if isinstance(info, msgspec.inspect.Metadata) else {}
-    bare = info.type if isinstance(info, msgspec.inspect.Metadata) else info
     required = parameter.default is parameter.empty
     return Parameter(
         parameter.name,
@@ -125,5 +124,16 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
         required,
         None if required else parameter.default,
         bool(extra.get("rest")),
-        isinstance(bare, msgspec.inspect.DictType),
+        any(isinstance(one, _STRUCTURED) for one in _alternatives(info)),
     )
+
+
+_STRUCTURED = (msgspec.inspect.DictType, msgspec.inspect.ListType)
+
+
+def _alternatives(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _alternatives(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return [one for each in info.types for one in _alternatives(each)]
+    return [info]

@@ -375,6 +375,7 @@ class Limits(Section, frozen=True, kw_only=True):
     header_bytes: Annotated[int, _is("Bytes in HTTP headers.", 1024, 1_048_576)] = 16_384
     body_bytes: Annotated[int, _is("Bytes in an HTTP body.", 512, 16_777_216)] = 65_536
     text_chars: Annotated[int, _is("Characters in a message's text.", 1, 1_000_000)] = 8000
+    data_bytes: Annotated[int, _is("Bytes of JSON in a message's data.", 2, 1_048_576)] = 4096
     requests_under_way: Annotated[int, _is("Requests per session at once.", 1, 10_000)] = 64
     outbound_bytes: Annotated[
         int, _is("Bytes buffered per session before it is fed from the log.", 16_384, 1_073_741_824)
@@ -392,6 +393,19 @@ class Limits(Section, frozen=True, kw_only=True):
     body_seconds: Annotated[
         float, _is("Seconds until the rest of an HTTP request is there.", 0.1, 3600)
     ] = 30
+
+
+class Messages(Section, frozen=True, kw_only=True):
+    edit_seconds: Annotated[
+        int, _is("Seconds in which one's messages may be edited; 0: never.", 0, 2_000_000_000)
+    ] = 86_400
+    recall_seconds: Annotated[
+        int,
+        _is("Seconds in which one's messages may be recalled, by admins always.", 0, 2_000_000_000),
+    ] = 86_400
+    call_all_seconds: Annotated[
+        int, _is("Seconds between two calls of @all in a group.", 0, 2_000_000_000)
+    ] = 60
 
 
 class Heartbeat(Section, frozen=True, kw_only=True):
@@ -415,6 +429,7 @@ class Config(Section, frozen=True, kw_only=True):
     accounts: Accounts = Accounts()
     jwt: JWT = JWT()
     limits: Limits = Limits()
+    messages: Messages = Messages()
     heartbeat: Heartbeat = Heartbeat()
     log: Log = Log()
 

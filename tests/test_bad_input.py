@@ -47,7 +47,7 @@ REQUESTS: tuple[tuple[str, bytes, str, Any, str], ...] = (
     ("cmd: null", b'{"cmd":null,"id":1}', "bad-request", 1, '"cmd" is missing'),
     ("cmd: list", b'{"cmd":["ping"],"id":1}', "bad-request", 1, '"cmd" is a string'),
     ("two cmds", b'{"cmd":"ping","id":1,"cmd":"whoami"}', "bad-request", 1, "whoami"),
-    ("unknown", b'{"cmd":"pinf","id":1}', "unknown-command", 1, "Did you mean ping?"),
+    ("unknown", b'{"cmd":"pingg","id":1}', "unknown-command", 1, "Did you mean ping?"),
     ("private", b'{"cmd":"__init__","id":1}', "unknown-command", 1, "__init__"),
     ("ESC in cmd", b'{"cmd":"\\u001b[2J","id":1}', "unknown-command", 1, "\\x1b[2J"),
     ("missing", b'{"cmd":"say","id":1,"to":"@alice"}', "bad-request", 1, "`text`"),
@@ -113,7 +113,7 @@ LINES: tuple[tuple[str, bytes, str, str], ...] = (
 
 # Bodies for the HTTP API: (what, command, body, status, error code, a word of the sentence).
 POSTS: tuple[tuple[str, str, bytes, int, str, str], ...] = (
-    ("unknown command", "pinf", b"{}", 404, "unknown-command", "Did you mean ping?"),
+    ("unknown command", "pingg", b"{}", 404, "unknown-command", "Did you mean ping?"),
     ("no command", "", b"{}", 404, "unknown-command", "help lists"),
     ("deeper path", "ping/x", b"{}", 404, "unknown-command", "ping/x"),
     ("escaped path", "%ff%00%1b", b"{}", 404, "unknown-command", "help lists"),
@@ -298,7 +298,7 @@ class JsonRequests(BadInput):
         client = await self.user("alice")
         client.frame(b'{"cmd":"ping"}')
         self.assertEqual(self.frames_of(client), [])
-        client.frame(b'{"cmd":"pinf"}')
+        client.frame(b'{"cmd":"pingg"}')
         self.assertIsNone(self.one_reply(client, "unknown")["reply"])
         client.frame(b'{"cmd":"history","to":"@nobody","before":1,"after":2}')
         self.assertIsNone(self.one_reply(client, "refused by the command")["reply"])

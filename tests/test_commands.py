@@ -17,9 +17,10 @@ from tests.bed import Http, Lines, NodeCase
 class World(Struct):
     """What a command finds: Alice asks; `prefix` begins every name, so that each wire has a
     world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`,
-    into which he invited her; she made `own`, where Dora is and Eve is banned, and `club`, which
-    Bob asks to join. Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token`
-    is the id of another token of hers, `link` that of a link into `own`."""
+    into which he invited her; the second message between them is hers, and he reacted to it and
+    pinned it. She made `own`, where Dora is and Eve is banned, and `club`, which Bob asks to join.
+    Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token` is the id of another
+    token of hers, `link` that of a link into `own`."""
 
     prefix: str = "p"
     api_key: str = "key"
@@ -76,7 +77,28 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "leave": lambda world: {"group": f"#{world.prefix}team"},
     "members": lambda world: {"group": f"#{world.prefix}team", "limit": 1},
     "dissolve": lambda world: {"group": f"#{world.prefix}own"},
-    "say": lambda world: {"to": f"@{world.prefix}bob", "key": "k", "text": "你好, two words"},
+    "say": lambda world: {
+        "to": f"@{world.prefix}bob",
+        "key": "k",
+        "kind": "location",
+        "data": {"lat": 1, "lon": 2.5},
+        "reply_to": 1,
+        "text": "你好, two words",
+    },
+    "forward": lambda world: {
+        "to": f"@{world.prefix}bob",
+        "seq": 2,
+        "into": f"#{world.prefix}team",
+    },
+    "edit": lambda world: {"to": f"@{world.prefix}bob", "seq": 2, "text": "你好, two words"},
+    "versions": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
+    "recall": lambda world: {"to": f"@{world.prefix}bob", "seq": 2},
+    "hide": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
+    "react": lambda world: {"to": f"@{world.prefix}bob", "seq": 1, "emoji": "👍"},
+    "reactions": lambda world: {"to": f"@{world.prefix}bob", "seq": 2},
+    "pin": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
+    "unpin": lambda world: {"to": f"@{world.prefix}bob", "seq": 2},
+    "pins": lambda world: {"to": f"@{world.prefix}bob"},
     "history": lambda world: {"to": f"@{world.prefix}bob"},
     "rooms": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
@@ -167,6 +189,9 @@ class CommandTests(NodeCase):
             (alice, "accept", {"user": f"{prefix}dora"}),
             (alice, "block", {"user": f"{prefix}eve"}),
             (bob, "say", {"to": f"@{prefix}alice", "text": "hello\n你好"}),
+            (elsewhere, "say", {"to": f"@{prefix}bob", "text": "well"}),
+            (bob, "react", {"to": f"@{prefix}alice", "seq": 2, "emoji": "👍"}),
+            (bob, "pin", {"to": f"@{prefix}alice", "seq": 2}),
         ):
             done = await client.ask(command, **parameters)
             self.assertTrue(done["ok"], done)

@@ -21,6 +21,7 @@ ROLES = ("nobody", "stranger", "ex", "member", "admin", "owner", "login-as", "pu
 are in it; back ends with a key of one scope."""
 KEYS = ("login-as", "push")
 SECRET = "only for members"  # said in the group
+LEFT_BEHIND, SAID_SECRET = 4, 7  # the seqs of what one said who left then, and of that
 
 
 class World(Struct, frozen=True):
@@ -168,6 +169,7 @@ def _table() -> Iterator[Row]:
         rules={"posting": "admins"},
     )
     yield Row("say", lambda w: {"to": f"@{w.user('owner')}", "text": "hello"}, _USERS)
+    yield from _messages()
     yield Row("history", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     yield Row("history", lambda w: {"to": f"#{w.group}"}, _HIDDEN, rules=_INVITED)
     yield Row("history", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
@@ -233,6 +235,52 @@ def _victim(world: World) -> dict[str, Any]:
 
 
 _OPEN = "unauthorized blocked blocked ok ok ok unauthorized unauthorized"
+
+
+def _messages() -> Iterator[Row]:
+    """Of what is done to the owner's message, and to that of one who has left."""
+    yield Row(
+        "say",
+        lambda w: {"to": f"#{w.group}", "mentions": ["all"], "text": "hello"},
+        "unauthorized not-a-member not-a-member forbidden ok rate-limited"
+        " unauthorized unauthorized",
+    )
+    yield Row(
+        "recall",
+        lambda w: {"to": f"#{w.group}", "seq": LEFT_BEHIND},
+        "unauthorized not-a-member not-a-member forbidden ok conflict unauthorized unauthorized",
+    )
+    for command, more, cells in (
+        ("forward", {"into": ""}, _MEMBERS),
+        ("edit", {"text": "hello"}, _OWNER),
+        ("versions", {}, _MEMBERS),
+        ("recall", {}, _OWNER),
+        ("hide", {}, _MEMBERS),
+        ("react", {"emoji": "x"}, _MEMBERS),
+        ("react", {"emoji": "x", "on": False}, _MEMBERS),
+        ("reactions", {}, _MEMBERS),
+        ("pin", {}, _ADMINS),
+        ("unpin", {}, _ADMINS),
+    ):
+        yield Row(command, partial(_of_secret, more), cells)
+        yield Row(command, partial(_unspoken, more), _UNSPOKEN)
+    yield Row("pins", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
+    yield Row("pins", lambda w: {"to": f"@{w.user('stranger')}"}, _UNSPOKEN)
+
+
+def _of_secret(more: dict[str, Any], world: World) -> dict[str, Any]:
+    given = {"to": f"#{world.group}", "seq": SAID_SECRET, **more}
+    return {**given, "into": f"@{world.user('ex')}"} if "into" in more else given
+
+
+def _unspoken(more: dict[str, Any], world: World) -> dict[str, Any]:
+    given = _of_secret(more, world)
+    return {**given, "to": f"@{world.user('stranger')}", "seq": 1}
+
+
+_UNSPOKEN = (
+    "unauthorized not-found not-found not-found not-found not-found unauthorized unauthorized"
+)
 _ALL = "ok ok ok ok ok ok ok ok"
 _USERS = "unauthorized ok ok ok ok ok unauthorized unauthorized"
 _MEMBERS = "unauthorized not-a-member not-a-member ok ok ok unauthorized unauthorized"
@@ -399,7 +447,7 @@ def _everything(connection: Connection) -> list[list[Any]]:
             *("users", "tokens", "api_keys", "invitations", "members", "entries"),
             *("revocations", "mutes", "bans", "join_requests", "group_invitations", "links"),
             *("users", "tokens", "api_keys", "invitations", "rooms", "members", "entries"),
-            *("revocations", "contacts"),
+            *("revocations", "contacts", "versions", "reactions", "pins", "mentions", "hidden"),
         )
     ] + [
         connection.all("SELECT user_id, room_id, read_seq FROM cursors ORDER BY 1, 2"),

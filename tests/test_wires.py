@@ -150,7 +150,7 @@ class JsonRequests(SynchronousTestCase):
 
     def test_unknown_commands(self) -> None:
         """A near name is proposed, and whatever was sent is quoted short and clean."""
-        for name, words in (("pinf", "Did you mean ping?"), ("x" * 60_000, "help lists")):
+        for name, words in (("pingg", "Did you mean ping?"), ("x" * 60_000, "help lists")):
             found = json_wire.decode(json.dumps({"cmd": name, "id": 3}))
             self.assertEqual((found.id, found.error.code), (3, "unknown-command"))
             self.assertIn(words, found.error.sentence)

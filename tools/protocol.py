@@ -10,11 +10,14 @@ from msgspec.structs import replace
 from chatd.commands import (
     accounts,
     basics,
+    edits,
     friends,
     groups,
     invitations,
     membership,
+    pins,
     profile,
+    reactions,
     rooms,
 )
 from chatd.dispatcher import _MISTAKES
@@ -30,7 +33,9 @@ from chatd.store.contacts import Contact
 from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
+from chatd.store.messages import Version
 from chatd.store.profiles import Card
+from chatd.store.reactions import Reaction
 from chatd.wire import json, text
 
 DOCUMENT = """\
@@ -198,12 +203,55 @@ def inbox(seq: int, name: str, **body: Any) -> dict[str, Any]:
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
 NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
+REPLY = entry(
+    TEAM,
+    43,
+    "message",
+    LIU_BEI,
+    text="hello",
+    reply_to=42,
+    quote={"seq": 42, "from": "alice", "text": "hello there"},
+)
+FULL = entry(
+    TEAM,
+    41,
+    "message",
+    ALICE,
+    text="here, @刘备",
+    kind="location",
+    data={"lat": 30.66, "lon": 104.06},
+    mentions=["刘备"],
+    forwarded={"from": "carol"},
+    edited=AT + 9000,
+    reactions=[{"emoji": "👍", "count": 1, "users": ["刘备"]}],
+)
+ERASED = entry(TEAM, 40, "message", ALICE, text="", recalled=True)
+SHED = {"event": "message", "to": "#team", "from": "alice", "at": AT, "text": "hi", "store": False}
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
 EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (SAID, "Somebody said something in a group."),
     (NOTE, "The same in a direct room, with a `kind` and a `reply_to` given to `say`."),
+    (REPLY, "A reply, with the `quote` of what it replies to, as that reads now."),
+    (FULL, "What was edited (since when), reacted to, forwarded; whom it mentions; its `data`."),
+    (ERASED, "What was recalled: its text is gone."),
+    (SHED, "With `store=false`: it has no `seq` and is not kept."),
+    (
+        entry(TEAM, 44, "edited", ALICE, target=42, text="hello there"),
+        "The message `target` was edited; it says `text` now.",
+    ),
+    (entry(TEAM, 45, "recalled", ALICE, target=40), "The message `target` was recalled."),
+    (
+        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True),
+        "`from` reacted to the message `target`, or took that back.",
+    ),
+    (entry(TEAM, 47, "pinned", ALICE, target=42), "The message `target` was pinned."),
+    (entry(TEAM, 48, "unpinned", ALICE, target=42), "It is no longer pinned."),
+    (
+        {**entry(INBOX, 5, "hidden", ALICE), "room": "#team", "target": 40},
+        "In your inbox: you have hidden the message `target` of a room.",
+    ),
     (entry(TEAM, 1, "created", ALICE, title=TEAM.title), "A group was made; its log begins."),
     (
         entry(TEAM, 2, "joined", LIU_BEI),
@@ -295,6 +343,12 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "link": {"group": "#team", "uses": 10},
     "unlink": {"group": "#team", "link": "9f86d081884c7d65"},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
+    "forward": {"to": "#team", "seq": 42, "into": "@刘备"},
+    "edit": {"to": "#team", "seq": 42, "text": "hello all"},
+    **{name: {"to": "#team", "seq": 42} for name in ("versions", "recall", "hide", "reactions")},
+    "react": {"to": "#team", "seq": 42, "emoji": "👍"},
+    **{name: {"to": "#team", "seq": 42} for name in ("pin", "unpin")},
+    "pins": {"to": "#team"},
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
@@ -335,6 +389,10 @@ RESULTS: Sequence[msgspec.Struct] = (
     invitations.Links([Link("9f86d081884c7d65", "alice", AT, EXPIRES, 10)]),
     invitations.Requests([Request("刘备", "", "It is me.", AT)], False),
     Stored(42, AT),
+    edits.Changed(43, AT),
+    edits.Versions([Version(AT, "hello ther"), Version(AT + 9000, "hello there")]),
+    reactions.Reactions([Reaction("👍", "刘备", AT)], False),
+    pins.Pins([SAID]),
     rooms.Page([SAID], True),
     rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
     rooms.Synced([SAID], False, {"#gone": "not-found"}),
@@ -430,7 +488,10 @@ def exchange(command: Command) -> str:
 
 def result_of(command: Command) -> Any:
     """The struct that a command gives, now or as a Deferred."""
-    return (typing.get_args(command.result) or (command.result,))[0]
+    first = command.result
+    while typing.get_args(first):
+        first = typing.get_args(first)[0]
+    return first
 
 
 def fields(result: Any) -> str:

@@ -3,23 +3,29 @@
 from chatd.commands import (
     accounts,
     basics,
+    edits,
     friends,
     groups,
     invitations,
     membership,
     messages,
+    pins,
     profile,
+    reactions,
     rooms,
 )
 
 __all__ = [
     "accounts",
     "basics",
+    "edits",
     "friends",
     "groups",
     "invitations",
     "membership",
     "messages",
+    "pins",
     "profile",
+    "reactions",
     "rooms",
 ]

@@ -84,6 +84,7 @@ def _sqlite_sql(text: str) -> str:
 def _sqlite_opened(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # acknowledged means on disk
+    connection.execute("PRAGMA secure_delete=ON")  # what was recalled is not left in the file
     connection.execute(f"PRAGMA busy_timeout={int(ANSWER_SECONDS * 1000)}")
 
 

@@ -25,6 +25,8 @@ from chatd.session import Session
 from chatd.store.batch import Batcher
 from chatd.store.connection import Connection, Row, marks
 from chatd.store.pool import Pool
+from chatd.store.shown import complete
+from chatd.store.visible import UNHIDDEN
 
 Effect = Callable[[Connection, int], object]
 Identity = tuple[int, bytes]  # of an entry: its sender's id and its key
@@ -382,7 +384,7 @@ def read_ends(connection: Connection, room_ids: set[int]) -> dict[int, int]:
 def read_after(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
     """The first `limit` entries after `seq`, oldest first."""
     rows = connection.all(f"{_SELECT} AND e.seq > ? ORDER BY e.seq LIMIT ?", (room.id, seq, limit))
-    return [_entry(room, row) for row in rows]
+    return complete(connection, room.id, [_entry(room, row) for row in rows])
 
 
 def read_before(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
@@ -390,7 +392,19 @@ def read_before(connection: Connection, room: Room, seq: int, limit: int) -> lis
     rows = connection.all(
         f"{_SELECT} AND e.seq < ? ORDER BY e.seq DESC LIMIT ?", (room.id, seq, limit)
     )
-    return [_entry(room, row) for row in reversed(rows)]
+    return complete(connection, room.id, [_entry(room, row) for row in reversed(rows)])
+
+
+def read_these(
+    connection: Connection, room: Room, seqs: Sequence[int], user_id: int
+) -> list[Entry]:
+    """The entries with the given numbers that the user has not hidden."""
+    if not seqs:
+        return []
+    rows = connection.all(
+        f"{_SELECT} AND e.seq IN ({marks(seqs)}) AND {UNHIDDEN}", (room.id, *seqs, user_id)
+    )
+    return complete(connection, room.id, [_entry(room, row) for row in rows])
 
 
 def _entry(room: Room, row: Row) -> Entry:

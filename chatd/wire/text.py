@@ -12,6 +12,7 @@ A reply or event is one line each, whatever is in it: see `visible`.
 from __future__ import annotations
 
 import re
+from json import JSONDecoder
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from chatd.wire import json
 _HIDDEN = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\\\\\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
+_raw_decode = JSONDecoder().raw_decode
 _SHORT = {"\n": "\\n", "\r": "\\r", "\\": "\\\\"}
 
 
@@ -68,10 +70,25 @@ def _lines(lines: list[str]) -> bytes:
 
 def _event(event: dict[str, Any]) -> str:
     if event["event"] == "message":
-        return f"{event['to']} {event['seq']} <{event['from']}> {visible(event['text'])}"
+        text = _marks(event) + visible(event["text"])
+        return f"{event['to']} {event.get('seq', '-')} <{event['from']}> {text}"
     known = ("event", "to", "from", "at")
     words = [event[name] for name in known[:3] if name in event]
     return " ".join(words) + _pairs({k: v for k, v in event.items() if k not in known})
+
+
+def _marks(event: dict[str, Any]) -> str:
+    """What a message is besides its text: `[recalled]`, `[re 41 <bob> What he said] `."""
+    if "recalled" in event:
+        return "[recalled]"
+    marks = ["[edited] "] if "edited" in event else []
+    if "forwarded" in event:
+        marks.append(f"[from {event['forwarded']['from']}] ")
+    if "quote" in event:
+        quote = event["quote"]
+        text = "[recalled]" if "recalled" in quote else visible(quote["text"])
+        marks.append(f"[re {quote['seq']} <{quote['from']}> {text}] ")
+    return "".join(marks)
 
 
 def _element(value: Any) -> str:
@@ -141,9 +158,20 @@ def _arguments(command: Command, rest: str) -> dict[str, Any]:
         parameter = free.pop(name)
         if parameter.rest or parameter.object:
             value, after = rest[len(word) - len(value) :], ""
+        if parameter.object:
+            value, after = _first_value(value)
         found[name] = _object(value) if parameter.object else value
         rest = after.lstrip(" ")
     return found
+
+
+def _first_value(text: str) -> tuple[str, str]:
+    """A JSON value and what stands behind it; all of it where it is none."""
+    try:
+        _, end = _raw_decode(text)
+    except (ValueError, RecursionError):
+        return text, ""
+    return text[:end], text[end:]
 
 
 def _object(value: str) -> Any:

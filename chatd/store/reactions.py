@@ -1,0 +1,89 @@
+"""Statements about reactions to messages.
+
+The table has who reacted; how many and the first of them stand in the message's body as well, so
+that reading a message costs nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from chatd.errors import Refused
+from chatd.model import Room
+from chatd.store.connection import Connection
+from chatd.store.messages import Change, Message, Unchanged, find, put_body
+
+KINDS: Final = 20  # different emoji on one message
+
+_FIRST = 3  # who are named in the message
+
+
+class Reaction(Struct, frozen=True):
+    """Who reacted with what, and when (ms)."""
+
+    emoji: str
+    user: str
+    at: int
+
+
+def react(connection: Connection, change: Change, emoji: str, on: bool) -> None:
+    """Adds or takes back a user's reaction. Raises as `find` does, of `too-large` for one emoji
+    too many, and `Unchanged`."""
+    message = find(connection, change.room, change.user.id, change.target)
+    known = [one["emoji"] for one in message.body.get("reactions", ())]
+    if on and emoji not in known and len(known) >= KINDS:
+        raise Refused("too-large", "A message takes {most} different emoji.", most=KINDS)
+    if not (_add if on else _remove)(connection, change, emoji):
+        raise Unchanged
+    _note(connection, change, message, emoji)
+
+
+def _add(connection: Connection, change: Change, emoji: str) -> int:
+    return connection.run(
+        "INSERT IGNORE INTO reactions (room_id, seq, emoji, user_id, at) VALUES (?, ?, ?, ?, ?)",
+        (change.room.id, change.target, emoji, change.user.id, change.at),
+    )
+
+
+def _remove(connection: Connection, change: Change, emoji: str) -> int:
+    return connection.run(
+        "DELETE FROM reactions WHERE room_id = ? AND seq = ? AND emoji = ? AND user_id = ?",
+        (change.room.id, change.target, emoji, change.user.id),
+    )
+
+
+def _note(connection: Connection, change: Change, message: Message, emoji: str) -> None:
+    place = (change.room.id, change.target, emoji)
+    ((count,),) = connection.all(
+        "SELECT COUNT(*) FROM reactions WHERE room_id = ? AND seq = ? AND emoji = ?", place
+    )
+    first = connection.all(
+        "SELECT u.name FROM reactions r JOIN users u ON u.id = r.user_id"
+        " WHERE r.room_id = ? AND r.seq = ? AND r.emoji = ? ORDER BY r.at, r.user_id LIMIT ?",
+        (*place, _FIRST),
+    )
+    known = {one["emoji"]: one for one in message.body.get("reactions", ())}
+    known[emoji] = {"emoji": emoji, "count": count, "users": [name for (name,) in first]}
+    body: dict[str, Any] = {k: v for k, v in message.body.items() if k != "reactions"}
+    left = [one for one in known.values() if one["count"]]
+    if left:
+        body["reactions"] = left
+    put_body(connection, change.room.id, change.target, body)
+
+
+def reactions(
+    connection: Connection, room: Room, user_id: int, seq: int, after: tuple[str, str], limit: int
+) -> list[Reaction]:
+    """Who reacted to a message, by emoji and name, beginning behind (emoji, name). Raises as
+    `find` does."""
+    find(connection, room, user_id, seq)
+    emoji, name = after
+    rows = connection.all(
+        "SELECT r.emoji, u.name, r.at FROM reactions r JOIN users u ON u.id = r.user_id"
+        " WHERE r.room_id = ? AND r.seq = ? AND (r.emoji > ? OR (r.emoji = ? AND u.name > ?))"
+        " ORDER BY r.emoji, u.name LIMIT ?",
+        (room.id, seq, emoji, emoji, name, limit),
+    )
+    return [Reaction(*row) for row in rows]
