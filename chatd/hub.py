@@ -263,10 +263,14 @@ class Hub:
     def hint(self, room: Room, event: dict[str, Any], by: int) -> None:
         """Sends an event that is not kept to those in a room but the user with that id. A session
         that does not keep up goes without: such events are the first to be shed."""
+        others = (s for s in self.audience(room) if s.user is not None and s.user.id != by)
+        self.whisper(others, event)
+
+    def whisper(self, sessions: Iterable[Session], event: dict[str, Any]) -> None:
+        """The same to those sessions."""
         frames: dict[Wire, bytes] = {}
-        for session in self.audience(room):
-            user = session.user
-            if user is None or user.id == by or session.behind is not None or session.link.crowded:
+        for session in sessions:
+            if session.behind is not None or session.link.crowded:
                 continue
             if session.wire not in frames:
                 frames[session.wire] = session.wire.event(event)

@@ -42,7 +42,8 @@ COLUMNS = {
     "members": "user_id bigint, room_id bigint, role varchar(8), joined_seq bigint",
     "mutes": "room_id bigint, user_id bigint, until bigint",
     "cursors": "user_id bigint, room_id bigint, delivered_seq bigint, read_seq bigint, "
-    "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int",
+    "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int,"
+    " archived_seq bigint",
     "entries": "room_id bigint, seq bigint, sender_id bigint, idempotency_key varbinary(256), "
     "at bigint, kind varchar(16), body mediumtext",
     "revocations": "id bigint, user_id bigint, at bigint",
@@ -85,6 +86,7 @@ DEFAULTS = {
     ("cursors", "pinned_at"): "0",
     ("cursors", "notify"): "all",
     ("cursors", "archived"): "0",
+    ("cursors", "archived_seq"): "0",
     ("contacts", "state"): "",
     ("contacts", "blocked"): "0",
     ("contacts", "remark"): "",
@@ -129,7 +131,7 @@ INDICES = {  # table: columns, unique
     ("links", ("room_id",), False),
     ("cursors", ("room_id",), False),
 }
-ADDED = 19  # columns, to tables that stood
+ADDED = 20  # columns, to tables that stood
 CLUSTERED = set(PRIMARY_KEYS) - {"users", "rooms", "revocations"}
 
 UPGRADE = """

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, rooms
+from chatd.commands import accounts, basics, groups, places, rooms
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -18,6 +18,8 @@ from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
 from chatd.store.log import Stored
+from chatd.store.overview import Totals
+from chatd.store.places import Receipt
 from chatd.store.rooms import Member
 from chatd.wire import json, text
 
@@ -170,13 +172,18 @@ TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
 
 
-def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
+def entry(room: Room, seq: int, name: str, sender: Party, /, **body: Any) -> dict[str, Any]:
     """The event that tells of an entry."""
     return Entry(room.id, seq, name, room.address_from(sender.id), sender, AT, body).event()
 
 
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
 NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
+INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
+DELIVERED, READ = (
+    {"event": name, "to": "@alice", "from": "刘备", "upto": 42, "at": AT}
+    for name in ("delivered", "read")
+)
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
@@ -187,6 +194,21 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (
+        entry(INBOX, 7, "preferred", ALICE, room="#team", pinned=True, notify="mentions"),
+        "You want a room otherwise: `prefer` from another device.",
+    ),
+    (entry(INBOX, 8, "marked", ALICE, room="@刘备"), "You marked a room as unread."),
+    (
+        entry(INBOX, 9, "cleared", ALICE, room="@刘备", upto=41),
+        "You cleared a room: its entries up to `upto` are not to be seen any more.",
+    ),
+    (
+        DELIVERED,
+        "What was said in a room has reached `from` up to `upto`. Once a second at most;"
+        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`.",
+    ),
+    (READ, "`from` has read a room up to `upto`. Your own too, so that your devices agree."),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
@@ -202,7 +224,9 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
-    **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
+    **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read", "receipts")},
+    **{name: {"to": "#team"} for name in ("mark", "clear")},
+    "prefer": {"to": "#team", "pinned": True, "notify": "mentions"},
 }
 RESULTS: Sequence[msgspec.Struct] = (
     accounts.LoggedIn("alice", "hJHpZI5W…", EXPIRES, SESSION),
@@ -215,9 +239,20 @@ RESULTS: Sequence[msgspec.Struct] = (
     groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
     Stored(42, AT),
     rooms.Page([SAID], True),
-    rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
+    rooms.Rooms(
+        [
+            rooms.RoomLine(
+                *("#team", "group", TEAM.title, 42, 40, 41, 1, 0, False, AT, "mentions", False),
+                SAID,
+            )
+        ],
+        True,
+        f"{AT}-{AT}-1",
+    ),
+    Totals(7, 1, 2, 12),
     rooms.Synced([SAID], False, {"#gone": "not-found"}),
-    rooms.Moved(42),
+    places.Moved(42),
+    places.Receipts([Receipt("bob", False), Receipt("刘备", True)], False),
 )
 BOUNDS = {  # of a JSON schema, in words
     "minimum": "≥ {}",
@@ -288,7 +323,8 @@ def typed(command: Command, given: Mapping[str, Any]) -> str:
             last.append(msgspec.json.encode(value).decode() if each.object else value)
         else:
             leads = command.parameters[len(words) - 1] is each
-            words.append(str(value) if leads else f"{each.name}={value}")
+            word = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            words.append(word if leads else f"{each.name}={word}")
     return " ".join(words + last)
 
 
