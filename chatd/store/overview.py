@@ -112,9 +112,7 @@ def overview(
 
 def totals(connection: Connection, user_id: int) -> Totals:
     """What is unread in all of a user's rooms."""
-    rooms = _counted(
-        connection, user_id, _returned(connection, user_id, _rooms(connection, user_id))
-    )
+    rooms = counted(connection, user_id)
     open_rooms = [room for room in rooms if not room.archived and room.notify != "none"]
     loud = [room for room in open_rooms if room.notify == "all"]
     unread = sum(room.unread for room in loud)
@@ -123,6 +121,13 @@ def totals(connection: Connection, user_id: int) -> Totals:
         sum(room.mentions for room in open_rooms),
         sum(_calls(room) for room in open_rooms),
         sum(room.unread for room in rooms) - unread,
+    )
+
+
+def counted(connection: Connection, user_id: int) -> list[Overview]:
+    """All of a user's rooms with what is unread there, in any order."""
+    return _counted(
+        connection, user_id, _returned(connection, user_id, _rooms(connection, user_id))
     )
 
 
