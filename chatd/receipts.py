@@ -9,12 +9,14 @@ from chatd.errors import Unavailable
 from chatd.hub import Hub
 from chatd.model import Party, Room
 from chatd.session import Session
-from chatd.store.places import Hall, Person, halls, people
+from chatd.store.places import Hall, Person, Place, halls, people
 from chatd.store.rooms import Cursor
 from chatd.store.store import Store
 
 _TOLD_KEPT = 100_000  # users' positions in rooms that are remembered: about 20 MB
 _HALLS_KEPT = 20_000  # about 10 MB
+
+_NOWHERE = Place(0, 0, 0, False)
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 Key = tuple[int, int]  # a room's id and a user's
@@ -57,10 +59,12 @@ class Receipts:
         self._most = 0
         self._telling = False
 
-    def note(self, cursor: Cursor, origin: Session | None = None, unmarked: bool = False) -> None:
-        """A cursor is stored; `origin` asked for it, `unmarked`: the room was marked as unread."""
+    def note(self, cursor: Cursor, origin: Session | None = None, before: Place = _NOWHERE) -> None:
+        """A cursor is stored; `origin` asked for it, and found the user at `before`."""
         key = (cursor.room_id, cursor.user_id)
         delivered, read = self._told.get(key, (0, 0))
+        delivered, read = max(delivered, before.delivered), max(read, before.read)
+        unmarked = before.marked and cursor.read > 0
         now = max(delivered, cursor.delivered, cursor.read), max(read, cursor.read)
         if now == (delivered, read) and not unmarked:
             return

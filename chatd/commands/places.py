@@ -105,7 +105,7 @@ async def clear(ctx: Context, to: Address) -> Stored:
         {"upto": here.end},
         lambda db, seq: places.clear(db, room.id, user.id, here.end),
     )
-    ctx.node.receipts.note(Cursor(user.id, room.id, here.end, here.end), ctx.session)
+    ctx.node.receipts.note(Cursor(user.id, room.id, here.end, here.end), ctx.session, here)
     return stored
 
 
@@ -120,11 +120,10 @@ async def _advance(ctx: Context, to: str, seq: int, read: bool) -> Moved:
     user, room = ctx.user, await _room(ctx, to)
     here = await ctx.node.store.read(places.place, room, user.id)
     seq = min(seq, here.end)
-    unmarked = read and here.marked
-    if unmarked or seq > (here.read if read else here.delivered):
+    if (read and here.marked) or seq > (here.read if read else here.delivered):
         cursor = Cursor(user.id, room.id, seq, seq if read else 0)
         await ctx.node.store.advance(cursor)
-        ctx.node.receipts.note(cursor, ctx.session, unmarked)
+        ctx.node.receipts.note(cursor, ctx.session, here)
     return Moved(seq)
 
 
