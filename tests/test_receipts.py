@@ -196,10 +196,11 @@ class EventTests(ReceiptCase):
         """A session that does not keep up goes without."""
         alice, bob = await self.conversation()
         (slow,) = self._sessions("alice")
-        slow.link.crowded = True
+        link: Any = slow.link
+        link.pauseProducing()
         await self.done(bob, "read", to="@alice", seq=2)
         await self.told()
-        slow.link.crowded = False
+        link.resumeProducing()
         self.assertEqual(await self.heard(alice), [])
         await self.done(bob, "read", to="@alice", seq=3)
         self.assertEqual(len(await self.heard(alice)), 2)
