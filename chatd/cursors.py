@@ -21,10 +21,18 @@ Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 
 
 class Cursors:
-    """What clients have been seen to have received and is not saved yet."""
+    """What clients have been seen to have received and is not saved yet; `stored(cursor)` is called
+    when it is."""
 
-    def __init__(self, store: Store, spawn: Spawn, tick: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        spawn: Spawn,
+        tick: Callable[[], int],
+        stored: Callable[[Cursor], None],
+    ) -> None:
         self._tick = tick
+        self._stored = stored
         self._store = store
         self._spawn = spawn
         self._moved: dict[int, dict[int, int]] = {}
@@ -128,7 +136,10 @@ class Cursors:
         outcomes = await DeferredList(saves, consumeErrors=True)
         waiters = self._saving.pop(user_id)
         good = all(success for success, _ in outcomes)
-        if not good:
+        if good:
+            for cursor in cursors:
+                self._stored(cursor)
+        else:
             self._gather(user_id, moved)  # for the next save
         for waiter in waiters:
             waiter.callback(good)

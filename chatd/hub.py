@@ -265,11 +265,13 @@ class Hub:
         """Sends an event that is not kept to those in a room but the user with that id, or that
         session. A session that does not keep up goes without: such events are the first to be
         shed."""
+        others = (s for s in self.audience(room) if s.user and but not in (s.user.id, s))
+        self.whisper(others, event)
+
+    def whisper(self, sessions: Iterable[Session], event: dict[str, Any]) -> None:
+        """The same to those sessions."""
         frames: dict[Wire, bytes] = {}
-        for session in self.audience(room):
-            user = session.user
-            if user is None or but in (user.id, session):
-                continue
+        for session in sessions:
             if session.behind is not None or session.link.crowded:
                 continue
             if session.wire not in frames:

@@ -23,6 +23,7 @@ from chatd.errors import SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
 from chatd.rates import Bucket, Rates
+from chatd.receipts import Receipts
 from chatd.revocations import Revocations, log_out
 from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
@@ -46,7 +47,7 @@ _GOODBYE_STEP = 0.05
 
 
 class Node:
-    """The services: `store`, `hub`, `backlog`, `cursors`, `revocations`, `passwords`,
+    """The services: `store`, `hub`, `backlog`, `cursors`, `receipts`, `revocations`, `passwords`,
     `site_tokens` (None where JWT logins are off) and `guesses`; `now()` is the wall clock in
     seconds."""
 
@@ -75,7 +76,10 @@ class Node:
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)
         self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
-        self.cursors = Cursors(self.store, self.spawn, lambda: self.tick)
+        self.receipts = Receipts(
+            self.store, self.hub, self.spawn, lambda: self.limits.receipt_members, self.millis
+        )
+        self.cursors = Cursors(self.store, self.spawn, lambda: self.tick, self.receipts.note)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
@@ -144,6 +148,7 @@ class Node:
         self.tick += 1
         self.rates.begin(self.tick, self.limits)
         self.cursors.save()
+        self.receipts.tell()
         self.guesses.forget_full()
 
     def _tries_per_minute(self, kind: str) -> int:
@@ -378,6 +383,7 @@ class Node:
 
     def _apply(self, pair: tuple[Draft, int]) -> None:
         draft = pair[0]
+        self.receipts.forget(draft.room.id)
         if draft.kind == "joined":
             self._join(draft)
         self._fan_out([pair])

@@ -376,6 +376,9 @@ class Limits(Section, frozen=True, kw_only=True):
     body_bytes: Annotated[int, _is("Bytes in an HTTP body.", 512, 16_777_216)] = 65_536
     text_chars: Annotated[int, _is("Characters in a message's text.", 1, 1_000_000)] = 8000
     data_bytes: Annotated[int, _is("Bytes of JSON in a message's data.", 2, 1_048_576)] = 4096
+    receipt_members: Annotated[
+        int, _is("Members of a group that are told what the others have read.", 2, 10_000)
+    ] = 100
     requests_under_way: Annotated[int, _is("Requests per session at once.", 1, 10_000)] = 64
     outbound_bytes: Annotated[
         int, _is("Bytes buffered per session before it is fed from the log.", 16_384, 1_073_741_824)

@@ -100,15 +100,20 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "unpin": lambda world: {"to": f"@{world.prefix}bob", "seq": 2},
     "pins": lambda world: {"to": f"@{world.prefix}bob"},
     "history": lambda world: {"to": f"@{world.prefix}bob"},
-    "rooms": lambda world: {},
+    "rooms": lambda world: {"limit": 1},
+    "unread": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
     "typing": lambda world: {"to": f"@{world.prefix}bob"},
     "delivered": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
+    "receipts": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
+    "mark": lambda world: {"to": f"@{world.prefix}bob"},
+    "prefer": lambda world: {"to": f"@{world.prefix}bob", "pinned": True, "notify": "none"},
+    "clear": lambda world: {"to": f"@{world.prefix}bob"},
 }
 NEED_NOBODY = frozenset(("register", "login"))
 OWN = frozenset(
-    ("at", "created", "expires", "id", "joined", "session", "since", "token")
+    ("after", "at", "created", "expires", "id", "joined", "session", "since", "token")
 )  # differ from run to run
 
 

@@ -35,10 +35,11 @@ LAYERS = {
     "auth": {"errors"},
     "cursors": {"errors", "session", "store"},
     "backlog": {"cursors", "errors", "hub", "model", "session", "store"},
+    "receipts": {"errors", "hub", "model", "session", "store"},
     "revocations": {"errors", "hub", "session", "store"},
     "node": {
         *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "rates"),
-        *("revocations", "rights", "session"),
+        *("receipts", "revocations", "rights", "session"),
         *("settings", "store"),
     },
     "registry": {"errors"},

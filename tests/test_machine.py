@@ -37,7 +37,7 @@ from chatd.heartbeat import BEATS, Heartbeat
 from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL
 from chatd.settings import Heartbeat as Pulse
-from chatd.store import batch, pool, rooms, schema
+from chatd.store import batch, overview, pool, schema
 from chatd.store.dialects import dialect
 from tests.loop import Browser, Loop, Peer, Terminal, Threads
 from tests.profiles import machine
@@ -991,7 +991,7 @@ class MachineTests(SynchronousTestCase):
         theirs, and nothing is stored twice or lost."""
         self.patch(backlog, "PAGE", PAGE)
         self.patch(backlog, "CHUNK", 1000)
-        self.patch(rooms, "UNREAD_SEEN", SEEN)
+        self.patch(overview, "UNREAD_SEEN", SEEN)
         for module in (batch, pool):
             self.patch(module, "PATIENCE", 10**9)  # time goes on while threads do nothing
         run_state_machine_as_test(Chat, settings=machine(150, 2500))

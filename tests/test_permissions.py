@@ -174,15 +174,23 @@ def _table() -> Iterator[Row]:
     yield Row("history", lambda w: {"to": f"#{w.group}"}, _HIDDEN, rules=_INVITED)
     yield Row("history", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
     yield Row("rooms", lambda w: {}, _USERS)
+    yield Row("unread", lambda w: {}, _USERS)
     yield Row("sync", lambda w: {"since": {f"#{w.group}": 0, f"@{w.user('ex')}": 0}}, _USERS)
     yield Row("typing", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     yield Row("delivered", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     yield Row("read", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
+    yield Row("receipts", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
+    yield Row("mark", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
+    yield Row("prefer", lambda w: {"to": f"#{w.group}", "archived": True}, _MEMBERS)
+    yield Row("clear", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     # Nobody ever spoke with a stranger, whose own inbox has something.
-    for command in ("delivered", "read"):
+    for command, parameters in (
+        *(("delivered", {"seq": 1}), ("read", {"seq": 1}), ("receipts", {"seq": 1})),
+        *(("mark", {}), ("prefer", {"pinned": True}), ("clear", {})),
+    ):
         yield Row(
             command,
-            lambda w: {"to": f"@{w.user('stranger')}", "seq": 1},
+            lambda w, p=parameters: {"to": f"@{w.user('stranger')}", **p},  # type: ignore[misc]
             "unauthorized ok not-found not-found not-found not-found unauthorized unauthorized",
         )
 
@@ -450,7 +458,10 @@ def _everything(connection: Connection) -> list[list[Any]]:
             *("revocations", "contacts", "versions", "reactions", "pins", "mentions", "hidden"),
         )
     ] + [
-        connection.all("SELECT user_id, room_id, read_seq FROM cursors ORDER BY 1, 2"),
+        connection.all(
+            "SELECT user_id, room_id, read_seq, cleared_seq, marked, pinned_at, notify, archived"
+            " FROM cursors ORDER BY 1, 2"
+        ),
         connection.all(
             "SELECT * FROM rooms r WHERE kind <> 'inbox'"
             " OR EXISTS (SELECT 1 FROM entries e WHERE e.room_id = r.id) ORDER BY id"

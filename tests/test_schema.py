@@ -43,7 +43,8 @@ COLUMNS = {
     "name_key varchar(128)",
     "mutes": "room_id bigint, user_id bigint, until bigint",
     "cursors": "user_id bigint, room_id bigint, delivered_seq bigint, read_seq bigint, "
-    "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int",
+    "cleared_seq bigint, marked int, pinned_at bigint, notify varchar(16), archived int,"
+    " archived_seq bigint",
     "entries": "room_id bigint, seq bigint, sender_id bigint, idempotency_key varbinary(256), "
     "at bigint, kind varchar(16), body mediumtext",
     "revocations": "id bigint, user_id bigint, at bigint",
@@ -86,6 +87,7 @@ DEFAULTS = {
     ("cursors", "pinned_at"): "0",
     ("cursors", "notify"): "all",
     ("cursors", "archived"): "0",
+    ("cursors", "archived_seq"): "0",
     ("contacts", "state"): "",
     ("contacts", "blocked"): "0",
     ("contacts", "remark"): "",

@@ -10,6 +10,7 @@ from chatd.errors import Refused
 from chatd.model import Party, Room
 from chatd.store import accounts, groups, membership, rooms
 from chatd.store.groups import NewGroup
+from chatd.store.overview import overview
 from chatd.store.rooms import Cursor, Progress
 from tests.stores import NOW, MariaDBCase, SQLiteCase
 
@@ -290,12 +291,12 @@ class Lists(Contract):
         groups.dissolve(self.db, room.id, owner.id, NOW)
         self.say(room, owner, "the end")
         self.assertEqual(rooms.progress(self.db, user.id), [])
-        self.assertEqual(rooms.overview(self.db, user.id, 0), [])
+        self.assertEqual(overview(self.db, user.id, 0), [])
         (here,) = rooms.progress(self.db, user.id, dissolved=True)
         self.assertEqual((here.room.id, here.end, here.delivered), (room.id, 2, 1))
 
     def _unread(self, user: Party) -> dict[int, int]:
-        return {here.progress.room.id: here.unread for here in rooms.overview(self.db, user.id, 0)}
+        return {here.progress.room.id: here.unread for here in overview(self.db, user.id, 0)}
 
     def test_unread(self) -> None:
         """Unread are the messages of others after the read cursor; one's own never are."""
@@ -355,14 +356,14 @@ class Lists(Contract):
         early, late, empty = self.pair(me, other), self.pair(me, third), self.pair(me, me)
         self.say(early, other, "1", "2")
         self.say(late, me, "3")
-        found = rooms.overview(self.db, me.id, 0)
+        found = overview(self.db, me.id, 0)
         self.assertEqual([here.progress.room for here in found], [late, early, empty])
         first, second, last = (here.last for here in found)
         assert first and second
         self.assertIsNone(last)
         self.assertEqual((second.seq, second.body, second.to), (2, {"text": "2"}, "@me"))
         for since, expected in ((first.at, [late]), (second.at, [late, early]), (first.at + 1, [])):
-            listed = rooms.overview(self.db, me.id, since)
+            listed = overview(self.db, me.id, since)
             self.assertEqual([here.progress.room for here in listed], expected)
 
     def test_long_logs(self) -> None:

@@ -276,7 +276,9 @@ class Lines(SynchronousTestCase):
     def test_list(self) -> None:
         """Each element of a list has a line of its own before the only +OK line."""
         last = event("+OK\n-ERR " + FOUL)
-        rooms = Rooms([RoomLine("#team", "group", FOUL, 7, 6, 5, 1, last)] * 2)
+        rooms = Rooms(
+            [RoomLine("#team", "group", FOUL, 7, 6, 5, 1, 0, False, 0, "all", False, last)] * 2
+        )
         page = Page([event(FOUL), {**event(""), "event": "joined"}], True)
         synced = Synced([event(FOUL)], False, {"@" + FOUL: "not-found"})
         for result, elements in ((rooms, 2), (page, 2), (synced, 1)):

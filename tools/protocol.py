@@ -16,6 +16,7 @@ from chatd.commands import (
     invitations,
     membership,
     pins,
+    places,
     profile,
     reactions,
     rooms,
@@ -34,6 +35,8 @@ from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
 from chatd.store.messages import Version
+from chatd.store.overview import Totals
+from chatd.store.places import Receipt
 from chatd.store.profiles import Card
 from chatd.store.reactions import Reaction
 from chatd.wire import json, text
@@ -191,7 +194,7 @@ PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
 INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
 
 
-def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
+def entry(room: Room, seq: int, name: str, sender: Party, /, **body: Any) -> dict[str, Any]:
     """The event that tells of an entry."""
     return Entry(room.id, seq, name, room.address_from(sender.id), sender, AT, body).event()
 
@@ -227,6 +230,10 @@ FULL = entry(
 )
 ERASED = entry(TEAM, 40, "message", ALICE, text="", recalled=True)
 SHED = {"event": "message", "to": "#team", "from": "alice", "at": AT, "text": "hi", "store": False}
+DELIVERED, READ = (
+    {"event": name, "to": "@alice", "from": "刘备", "upto": 42, "at": AT}
+    for name in ("delivered", "read")
+)
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
@@ -311,6 +318,21 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (inbox(9, "blocked", user="刘备"), "You take nothing from `user` any more."),
     (inbox(10, "unblocked", user="刘备"), "You do again."),
     (inbox(11, "updated", status="at the sea"), "You changed these fields of your profile."),
+    (
+        entry(INBOX, 7, "preferred", ALICE, room="#team", pinned=True, notify="mentions"),
+        "You want a room otherwise: `prefer` from another device.",
+    ),
+    (entry(INBOX, 8, "marked", ALICE, room="@刘备"), "You marked a room as unread."),
+    (
+        entry(INBOX, 9, "cleared", ALICE, room="@刘备", upto=41),
+        "You cleared a room: its entries up to `upto` are not to be seen any more.",
+    ),
+    (
+        DELIVERED,
+        "What was said in a room has reached `from` up to `upto`. Once a second at most;"
+        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`.",
+    ),
+    (READ, "`from` has read a room up to `upto`. Your own too, so that your devices agree."),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
@@ -352,7 +374,9 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
-    **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
+    **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read", "receipts")},
+    **{name: {"to": "#team"} for name in ("mark", "clear")},
+    "prefer": {"to": "#team", "pinned": True, "notify": "mentions"},
 }
 RESULTS: Sequence[msgspec.Struct] = (
     accounts.LoggedIn("alice", "hJHpZI5W…", EXPIRES, SESSION),
@@ -394,9 +418,20 @@ RESULTS: Sequence[msgspec.Struct] = (
     reactions.Reactions([Reaction("👍", "刘备", AT)], False),
     pins.Pins([SAID]),
     rooms.Page([SAID], True),
-    rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
+    rooms.Rooms(
+        [
+            rooms.RoomLine(
+                *("#team", "group", TEAM.title, 42, 40, 41, 1, 0, False, AT, "mentions", False),
+                SAID,
+            )
+        ],
+        True,
+        f"{AT}-{AT}-1",
+    ),
+    Totals(7, 1, 2, 12),
     rooms.Synced([SAID], False, {"#gone": "not-found"}),
-    rooms.Moved(42),
+    places.Moved(42),
+    places.Receipts([Receipt("bob", False), Receipt("刘备", True)], False),
 )
 BOUNDS = {  # of a JSON schema, in words
     "minimum": "≥ {}",
@@ -469,7 +504,8 @@ def typed(command: Command, given: Mapping[str, Any]) -> str:
             last.append(named + (msgspec.json.encode(value).decode() if each.object else value))
         else:
             leads = command.parameters[len(words) - 1] is each
-            words.append(str(value) if leads else f"{each.name}={value}")
+            word = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            words.append(word if leads else f"{each.name}={word}")
     return " ".join(words + last)
 
 

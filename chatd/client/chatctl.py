@@ -31,8 +31,9 @@ OnAccounts = Callable[[Connection, argparse.Namespace], Answer | Table]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is without the program's name, None means the process's own.
 
-    Returns the exit status: 0 done, 1 refused, 69 no database, 78 wrong configuration (the last
-    two as in sysexits.h). Wrong usage raises SystemExit(2), as argparse does.
+    Returns the exit status: 0 done, 1 refused or differences found, 69 no database, 78 wrong
+    configuration (the last two as in sysexits.h). Wrong usage raises SystemExit(2), as argparse
+    does.
     """
     args = _parser().parse_args(_dashes_kept(sys.argv[1:] if argv is None else argv))
     try:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(answer, "json" in args)
     except OSError as error:
         return _unheard(error)
-    return 0
+    return int(isinstance(answer, Table) and answer.bad)
 
 
 def _run(args: argparse.Namespace) -> Answer | Table:
@@ -105,6 +106,9 @@ def _parser() -> _Parser:
     ):
         parsers = nouns.add_parser(noun, help=about, parents=[options])
         add_verbs(_adding(parsers.add_subparsers(metavar="VERB", required=True), options))
+    told = verbs.fsck.__doc__
+    fsck = nouns.add_parser("fsck", help=told, description=told, parents=[options])
+    fsck.set_defaults(run=_fsck)
     return parser
 
 
@@ -176,6 +180,12 @@ def _on_accounts(add: _AddVerb, name: str, verb: OnAccounts) -> argparse.Argumen
             return verb(connection, args)
 
     return add(name, verb, run)
+
+
+def _fsck(url: StoreURL, args: argparse.Namespace) -> Answer | Table:
+    database.require(url)
+    with database.connected(url, patient=True) as connection:
+        return verbs.fsck(connection, args)
 
 
 def _number(most: int) -> Callable[[str], int]:

@@ -49,11 +49,20 @@ def prepare(url: StoreURL) -> None:
         write(sys.stderr, f"There was no database: {place(url)} is new.")
 
 
+def require(url: StoreURL) -> None:
+    """Raise ConfigError unless the schema is this release's; changes nothing."""
+    if schema.state(url) is not State.CURRENT:
+        raise ConfigError([status(url).sentence])
+
+
 @contextmanager
-def connected(url: StoreURL) -> Iterator[Connection]:
-    """A connection for the statements, closed at the end."""
+def connected(url: StoreURL, patient: bool = False) -> Iterator[Connection]:
+    """A connection for the statements, closed at the end; `patient`: an answer may take long."""
     spoken = dialect(url)
-    with closing(importlib.import_module(spoken.module).connect(**spoken.connect)) as raw:
+    ways = spoken.connect
+    if patient:
+        ways = {name: way for name, way in ways.items() if name != "read_timeout"}
+    with closing(importlib.import_module(spoken.module).connect(**ways)) as raw:
         spoken.opened(raw)
         yield Connection(raw, spoken)
 

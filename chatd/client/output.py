@@ -24,16 +24,21 @@ class Answer(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True):
-    """What a verb found: as many cells in each row as there are columns."""
+    """What a verb found: as many cells in each row as there are columns; `none` says to people
+    that there is nothing, `bad`: that it was found is a failure."""
 
     columns: tuple[str, ...]
     rows: list[Row]
+    none: str = ""
+    bad: bool = False
 
 
 def show(answer: Answer | Table, as_json: bool) -> None:
     """Write it to standard output; OSError if that cannot be written to."""
     if as_json:
         write(sys.stdout, json.dumps(_value(answer)))
+    elif isinstance(answer, Table) and answer.none and not answer.rows:
+        write(sys.stdout, answer.none)
     elif isinstance(answer, Table):
         write(sys.stdout, *_lines(answer))
     elif answer.secret:

@@ -20,6 +20,7 @@ from chatd.errors import Refused
 from chatd.model import LINE_PATTERN, Display, Party, Password, normalise
 from chatd.store import accounts
 from chatd.store.connection import Connection
+from chatd.store.fsck import differences
 
 KeyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=LINE_PATTERN)]
 
@@ -123,6 +124,14 @@ def invite_revoke(connection: Connection, args: argparse.Namespace) -> Answer:
     if not args.token.isascii() or not accounts.revoke_invitation(connection, args.token):
         raise Refused("not-found", "There is no such invitation; `chatctl invite list` shows all.")
     return Answer({"revoked": True}, "The invitation is revoked.")
+
+
+def fsck(connection: Connection, _args: argparse.Namespace) -> Table:
+    """Recompute cursors, counts, numbering and membership from the logs; changes nothing."""
+    columns = ("check", "room", "seq", "what")
+    with connection.snapshot():
+        rows = [msgspec.structs.astuple(each) for each in differences(connection, _now())]
+    return Table(columns, rows, "The database agrees with its logs.", bad=bool(rows))
 
 
 def _user(connection: Connection, given: str) -> Party:

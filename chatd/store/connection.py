@@ -70,6 +70,16 @@ class Connection:
                     cursor.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is of one moment; nothing can be written."""
+        for statement in self.dialect.snapshot:
+            self.run(statement)
+        try:
+            yield
+        finally:
+            self.run("COMMIT")
+
 
 def marks(values: Iterable[Any]) -> str:
     """Placeholders for an IN list: `?,?,?`."""

@@ -39,7 +39,8 @@ class StoreURL(Protocol):
 
 @dataclass(frozen=True)
 class Dialect:
-    """One database's ways. SQL is written with `?` and MySQL's meaning elsewhere.
+    """One database's ways. SQL is written with `?` and MySQL's meaning elsewhere. `begin` and
+    `snapshot` begin a transaction that writes, and one that only reads what is there now.
 
     `lost(error)`: the connection is dead. `stalled(error)`: by our own decision, for want of an
     answer; `end(connection, ids)` ends what such connections may still do, and gives those that
@@ -53,6 +54,7 @@ class Dialect:
     opened: Callable[[Any], None]
     sql: Callable[[str], str]
     begin: str
+    snapshot: tuple[str, ...]
     locking: str
     lost: Callable[[BaseException], bool]
     stalled: Callable[[BaseException], bool]
@@ -111,6 +113,7 @@ def sqlite(path: str) -> Dialect:
         opened=_sqlite_opened,
         sql=_sqlite_sql,
         begin="BEGIN IMMEDIATE",
+        snapshot=("BEGIN",),
         locking="",
         lost=lambda error: False,
         stalled=lambda error: False,
@@ -213,6 +216,10 @@ def mysql(url: StoreURL) -> Dialect:
         opened=_mysql_opened,
         sql=_mysql_sql,
         begin="START TRANSACTION",
+        snapshot=(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+        ),
         locking=" FOR UPDATE",
         lost=_mysql_lost,
         stalled=lambda error: isinstance(error.__context__, TimeoutError),

@@ -25,7 +25,7 @@ from chatd.session import Session
 from chatd.store.batch import Batcher
 from chatd.store.connection import Connection, Row, marks
 from chatd.store.pool import Pool
-from chatd.store.shown import complete
+from chatd.store.shown import ERASED, complete
 from chatd.store.visible import UNHIDDEN
 
 Effect = Callable[[Connection, int], object]
@@ -44,10 +44,9 @@ _INSERT = (
     "INSERT INTO entries (room_id, seq, sender_id, idempotency_key, at, kind, body)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_SELECT = (
-    "SELECT e.seq, e.kind, e.sender_id, u.name, e.at, e.body FROM entries e"
-    " LEFT JOIN users u ON u.id = e.sender_id WHERE e.room_id = ?"
-)
+_ENTRY = "SELECT e.seq, e.kind, e.sender_id, u.name, e.at, e.body"
+_FROM = "FROM entries e LEFT JOIN users u ON u.id = e.sender_id"
+_SELECT = f"{_ENTRY} {_FROM} WHERE e.room_id = ?"
 
 
 class Draft(Struct, frozen=True):
@@ -381,16 +380,25 @@ def read_ends(connection: Connection, room_ids: set[int]) -> dict[int, int]:
     return {room_id: end or 0 for room_id, end in rows}
 
 
-def read_after(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
-    """The first `limit` entries after `seq`, oldest first."""
-    rows = connection.all(f"{_SELECT} AND e.seq > ? ORDER BY e.seq LIMIT ?", (room.id, seq, limit))
+def read_after(
+    connection: Connection, room: Room, seq: int, limit: int, viewer: int = 0
+) -> list[Entry]:
+    """The first `limit` entries after `seq`, oldest first, without those that `viewer`, a user's
+    id, has hidden."""
+    rows = connection.all(
+        f"{_shown_to(viewer)} AND e.seq > ? ORDER BY e.seq LIMIT ?",
+        (room.id, *_viewer(viewer), seq, limit),
+    )
     return complete(connection, room.id, [_entry(room, row) for row in rows])
 
 
-def read_before(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
-    """The last `limit` entries before `seq`, oldest first."""
+def read_before(
+    connection: Connection, room: Room, seq: int, limit: int, viewer: int = 0, floor: int = 0
+) -> list[Entry]:
+    """The last `limit` entries before `seq` and after `floor`, the same way."""
     rows = connection.all(
-        f"{_SELECT} AND e.seq < ? ORDER BY e.seq DESC LIMIT ?", (room.id, seq, limit)
+        f"{_shown_to(viewer)} AND e.seq < ? AND e.seq > ? ORDER BY e.seq DESC LIMIT ?",
+        (room.id, *_viewer(viewer), seq, floor, limit),
     )
     return complete(connection, room.id, [_entry(room, row) for row in reversed(rows)])
 
@@ -407,8 +415,31 @@ def read_these(
     return complete(connection, room.id, [_entry(room, row) for row in rows])
 
 
+def read_each(connection: Connection, places: Sequence[tuple[Room, int]]) -> list[Entry]:
+    """The entries at places in the logs of different rooms."""
+    found = []
+    for start in range(0, len(places), _KEYS_AT_ONCE):
+        part = {room.id: (room, seq) for room, seq in places[start : start + _KEYS_AT_ONCE]}
+        rows = connection.all(
+            f"{_ENTRY}, e.room_id {_FROM} WHERE "
+            + " OR ".join("(e.room_id = ? AND e.seq = ?)" for _ in part),
+            [value for room, seq in part.values() for value in (room.id, seq)],
+        )
+        found += [_entry(part[row[-1]][0], row[:-1]) for row in rows]
+    return found
+
+
+def _shown_to(viewer: int) -> str:
+    return f"{_SELECT} AND {UNHIDDEN}" if viewer else _SELECT
+
+
+def _viewer(viewer: int) -> tuple[int, ...]:
+    return (viewer,) if viewer else ()
+
+
 def _entry(room: Room, row: Row) -> Entry:
     seq, kind, sender_id, name, at, body = row
     sender = Party(sender_id, name or "")
     to = room.address_from(sender_id)
-    return Entry(room.id, seq, kind, to, sender, at, msgspec.json.decode(body))
+    shown = "message" if kind == ERASED else kind
+    return Entry(room.id, seq, shown, to, sender, at, msgspec.json.decode(body))

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from chatd.errors import Refused
-from chatd.model import Entry, Party, Role, Room, fold
+from chatd.model import Party, Role, Room, fold
 from chatd.rights import RIGHTS, may, outranks
 from chatd.store.connection import Connection, Row
-from chatd.store.log import END_OF_ROOM, read_after
-
-UNREAD_SEEN = 1000  # unread messages are counted among a room's last 1000 entries
+from chatd.store.log import END_OF_ROOM
 
 
 class Cursor(Struct, frozen=True):
@@ -32,14 +30,6 @@ class Progress(Struct, frozen=True):
     end: int
     delivered: int
     read: int
-
-
-class Overview(Struct, frozen=True):
-    """A room in the list of a user's rooms."""
-
-    progress: Progress
-    unread: int
-    last: Entry | None
 
 
 def find_group(connection: Connection, name: str) -> Room | None:
@@ -127,7 +117,8 @@ _ADVANCE = (
     "INSERT INTO cursors (user_id, room_id, delivered_seq, read_seq) VALUES (?, ?, ?, ?)"
     " ON DUPLICATE KEY UPDATE"
     " delivered_seq = GREATEST(delivered_seq, VALUES(delivered_seq)),"
-    " read_seq = GREATEST(read_seq, VALUES(read_seq))"
+    " read_seq = GREATEST(read_seq, VALUES(read_seq)),"
+    " marked = CASE WHEN VALUES(read_seq) > 0 THEN 0 ELSE marked END"
 )
 
 
@@ -161,11 +152,12 @@ def progress(connection: Connection, user_id: int, dissolved: bool = False) -> l
     """All rooms of a user: groups, direct rooms and the inbox; groups that were dissolved too
     if that is asked."""
     rows = [row for sql in _MINE for row in connection.all(sql, (user_id, user_id))]
-    return [_progress(row) for row in rows if dissolved or row[-1] is None]
+    return [progress_of(row[:-1]) for row in rows if dissolved or row[-1] is None]
 
 
-def _progress(row: Row) -> Progress:
-    room_id, kind, name, title, low_id, low, high_id, high, end, delivered, read, _ = row
+def progress_of(row: Row) -> Progress:
+    """A room's id, kind, name, title, low and high (id, name), its end, and the user's cursors."""
+    room_id, kind, name, title, low_id, low, high_id, high, end, delivered, read = row
     room = Room(
         room_id,
         kind,
@@ -175,24 +167,3 @@ def _progress(row: Row) -> Progress:
         Party(high_id, high) if high_id else None,
     )
     return Progress(room, end or 0, delivered or 0, read or 0)
-
-
-def overview(connection: Connection, user_id: int, since: int) -> list[Overview]:
-    """The user's rooms whose last entry is newer than `since` (ms), latest first."""
-    rooms = [_look(connection, user_id, room) for room in progress(connection, user_id)]
-    recent = [room for room in rooms if _at(room) >= since]
-    return sorted(recent, key=_at, reverse=True)
-
-
-def _at(room: Overview) -> int:
-    return room.last.at if room.last else 0
-
-
-def _look(connection: Connection, user_id: int, here: Progress) -> Overview:
-    last = read_after(connection, here.room, here.end - 1, 1)
-    unread = connection.all(
-        "SELECT COUNT(*) FROM entries WHERE room_id = ? AND seq > ? AND kind = 'message'"
-        " AND sender_id <> ?",
-        (here.room.id, max(here.read, here.end - UNREAD_SEEN), user_id),
-    )
-    return Overview(here, unread[0][0], last[0] if last else None)

@@ -25,7 +25,7 @@ def complete(connection: Connection, room_id: int, entries: Sequence[Entry]) -> 
     nothing is a reply or an edit."""
     targets = sorted({seq for entry in entries if (seq := _target(entry))})
     if not targets:
-        return [_plain(entry) for entry in entries]
+        return list(entries)
     rows = connection.all(
         "SELECT e.seq, u.name, e.body FROM entries e LEFT JOIN users u ON u.id = e.sender_id"
         f" WHERE e.room_id = ? AND e.seq IN ({marks(targets)})"
@@ -56,11 +56,7 @@ def _target(entry: Entry) -> int | None:
 def _completed(entry: Entry, found: dict[int, tuple[str, dict[str, Any]]]) -> Entry:
     target = _target(entry)
     if target is None or target not in found:
-        return _plain(entry)
+        return entry
     name, body = found[target]
     more = {"quote": quote(target, name, body)} if entry.kind == "message" else present(body)
     return replace(entry, body={**entry.body, **more})
-
-
-def _plain(entry: Entry) -> Entry:
-    return replace(entry, kind="message") if entry.kind == ERASED else entry

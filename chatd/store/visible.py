@@ -13,10 +13,11 @@ UNHIDDEN = (
 
 FLOOR = (
     "GREATEST(COALESCE(c.cleared_seq, 0),"
-    " CASE WHEN r.history = 'joined' THEN COALESCE(m.joined_seq, 1) - 1 ELSE 0 END)"
+    " CASE WHEN r.kind = 'group' AND m.user_id IS NULL THEN 9223372036854775807"
+    " WHEN r.history = 'joined' THEN m.joined_seq - 1 ELSE 0 END)"
 )
 """In a query of rooms `r`, left joined with the user's `cursors` c and `members` m: the last seq
-that the user may not read, 0 where all is open."""
+that the user may not read, 0 where all is open; of a group that the user is not in, nothing."""
 
 
 def floor(connection: Connection, room: Room, user_id: int) -> int:

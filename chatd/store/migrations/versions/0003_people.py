@@ -108,6 +108,7 @@ def _places() -> None:
     _add("cursors", "pinned_at", BIGINT, 0)
     _add("cursors", "notify", sa.String(16), "all")
     _add("cursors", "archived", sa.Integer(), 0)
+    _add("cursors", "archived_seq", BIGINT, 0)
     _index("cursors_room_id", "cursors", "room_id")
 
 

@@ -1,0 +1,165 @@
+"""Tells people how far others have got: the `delivered` and `read` events, once a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from chatd.errors import Unavailable
+from chatd.hub import Hub
+from chatd.model import Party, Room
+from chatd.session import Session
+from chatd.store.places import Hall, Person, Place, halls, people
+from chatd.store.rooms import Cursor
+from chatd.store.store import Store
+
+_TOLD_KEPT = 100_000  # users' positions in rooms that are remembered: about 20 MB
+_HALLS_KEPT = 20_000  # about 10 MB
+
+_NOWHERE = Place(0, 0, 0, False)
+
+Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
+Key = tuple[int, int]  # a room's id and a user's
+
+
+class Move:
+    """How far a user got in a room in this tick, 0 where no farther; `badge` is what the user's
+    own sessions have to know as read, but `origin`, which said so."""
+
+    __slots__ = ("badge", "delivered", "origin", "read")
+
+    def __init__(self) -> None:
+        self.delivered = self.read = self.badge = 0
+        self.origin: Session | None = None
+
+
+class Receipts:
+    """The moves that are stored and not told yet, and what is told already.
+
+    Like all that is not kept in a log, they are the first to be shed: those of a tick in which
+    the database does not answer are not told, nor are slow readers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        hub: Hub,
+        spawn: Spawn,
+        most_members: Callable[[], int],
+        millis: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._hub = hub
+        self._spawn = spawn
+        self._most_members = most_members
+        self._millis = millis
+        self._moves: dict[Key, Move] = {}
+        self._told: dict[Key, tuple[int, int]] = {}
+        self._halls: dict[int, Hall] = {}
+        self._most = 0
+        self._telling = False
+
+    def note(self, cursor: Cursor, origin: Session | None = None, before: Place = _NOWHERE) -> None:
+        """A cursor is stored; `origin` asked for it, and found the user at `before`."""
+        key = (cursor.room_id, cursor.user_id)
+        delivered, read = self._told.get(key, (0, 0))
+        delivered, read = max(delivered, before.delivered), max(read, before.read)
+        unmarked = before.marked and cursor.read > 0
+        now = max(delivered, cursor.delivered, cursor.read), max(read, cursor.read)
+        if now == (delivered, read) and not unmarked:
+            return
+        if len(self._told) >= _TOLD_KEPT:
+            self._told.clear()
+        self._told[key] = now
+        move = self._moves.get(key)
+        if move is None:
+            move = self._moves[key] = Move()
+        if now[0] > delivered:
+            move.delivered = now[0]
+        if now[1] > read:
+            move.read = now[1]
+        if now[1] > read or unmarked:
+            move.badge, move.origin = now[1], origin
+
+    def forget(self, room_id: int) -> None:
+        """Who is in a room has changed."""
+        self._halls.pop(room_id, None)
+
+    def tell(self) -> None:
+        """Tells what moved."""
+        if self._moves and not self._telling:
+            self._telling = True
+            moves, self._moves = self._moves, {}
+            self._spawn("telling receipts", self._tell(moves))
+
+    async def _tell(self, moves: Mapping[Key, Move]) -> None:
+        try:
+            found = await self._find({room_id for room_id, _ in moves})
+            known = await self._store.read(people, self._concerned(moves, found))
+        except Unavailable:
+            return
+        finally:
+            self._telling = False
+        for (room_id, user_id), move in moves.items():
+            hall = found.get(room_id)
+            if hall is not None:
+                self._show_own(hall.room, user_id, move)
+                if not hall.crowded:
+                    self._show(hall.room, user_id, move, known)
+
+    async def _find(self, room_ids: set[int]) -> dict[int, Hall]:
+        most = self._most_members()
+        if most != self._most or len(self._halls) >= _HALLS_KEPT:
+            self._halls, self._most = {}, most
+        kept = self._halls
+        found = {room_id: kept[room_id] for room_id in room_ids & kept.keys()}
+        missing = room_ids - found.keys()
+        if missing:
+            fresh = await self._store.read(halls, missing, most)
+            kept.update(fresh)
+            found |= fresh
+        return found
+
+    def _concerned(self, moves: Mapping[Key, Move], found: Mapping[int, Hall]) -> set[int]:
+        """Whose names or wishes are needed to tell the moves."""
+        ids = set()
+        for (room_id, user_id), move in moves.items():
+            hall = found.get(room_id)
+            if hall is None or hall.crowded:
+                continue
+            if move.read or hall.room.kind == "group":
+                ids.add(user_id)
+            if move.read:
+                ids.update(s.user.id for s in self._hub.audience(hall.room) if s.user)
+        return ids
+
+    def _show_own(self, room: Room, user_id: int, move: Move) -> None:
+        user = self._hub.user(user_id)
+        if move.badge and user is not None:
+            others = [session for session in user.sessions if session is not move.origin]
+            self._hub.whisper(others, self._event("read", room, user.party, move.badge))
+
+    def _show(self, room: Room, user_id: int, move: Move, known: Mapping[int, Person]) -> None:
+        person = known.get(user_id)
+        party = person.party if person else _of_two(room, user_id)
+        others = [s for s in self._hub.audience(room) if s.user and s.user.id != user_id]
+        if party is None or not others:
+            return
+        if move.delivered:
+            self._hub.whisper(others, self._event("delivered", room, party, move.delivered))
+        if move.read and person is not None and person.receipts:
+            told = [s for s in others if s.user and _wants(known, s.user.id)]
+            self._hub.whisper(told, self._event("read", room, party, move.read))
+
+    def _event(self, name: str, room: Room, party: Party, upto: int) -> dict[str, Any]:
+        to = room.address_from(party.id)
+        return {"event": name, "to": to, "from": party.name, "upto": upto, "at": self._millis()}
+
+
+def _of_two(room: Room, user_id: int) -> Party | None:
+    return next((one for one in (room.low, room.high) if one and one.id == user_id), None)
+
+
+def _wants(known: Mapping[int, Person], user_id: int) -> bool:
+    person = known.get(user_id)  # None: came while this was read
+    return person is not None and person.receipts
