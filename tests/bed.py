@@ -354,9 +354,14 @@ class NodeCase(TestCase):
         self.addCleanup(self._close, self.node)
 
     async def _close(self, node: Node) -> None:
+        self.vanish()
+        await node.stop()
+
+    def vanish(self) -> None:
+        """All clients go away."""
         for client in self.clients:
             client.vanish()
-        await node.stop()
+        self.clients.clear()
 
     def lines(self, host: str = HOST) -> Lines:
         """A new client of the line protocol."""

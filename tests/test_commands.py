@@ -223,6 +223,7 @@ class CommandTests(NodeCase):
                 self.assertTrue(reply["ok"], (command, wire, reply))
                 text = json.dumps(_comparable(reply), ensure_ascii=False)
                 replies[wire] = json.loads(text.replace(wire, "any"))
+            self.vanish()
             expected = replies["wsx"]
             self.assertEqual(replies["tcp"], expected, command)
             self.assertEqual(replies["htp"], expected, command)

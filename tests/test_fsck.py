@@ -32,7 +32,8 @@ DAMAGE = {
     "room": f"UPDATE entries SET kind = 'message' WHERE room_id = {TEAM} AND seq = 1",
     "pair": "UPDATE rooms SET kind = 'direct' WHERE kind = 'inbox'",
     "cursor": f"UPDATE cursors SET delivered_seq = 99 WHERE room_id = {PAIR} AND user_id = {BOB}",
-    "member": f"INSERT INTO members VALUES ({BOB}, {PAIR}, 'member', 1)",
+    "member": "INSERT INTO members (user_id, room_id, role, joined_seq)"
+    f" VALUES ({BOB}, {PAIR}, 'member', 1)",
     "mention": f"INSERT INTO mentions (room_id, user_id, seq) VALUES ({TEAM}, 0, 1)",
     "reaction": f"INSERT INTO reactions VALUES ({PAIR}, 77, 'x', 1, 1)",
     "pin": f"INSERT INTO pins (room_id, seq, by_id, at) VALUES ({TEAM}, 1, 1, 1)",
@@ -176,7 +177,11 @@ class Fsck(Contract):
             (carol, 2, [(team.id, 2), (team.id, 2)]),
         ):
             self.db.run("DELETE FROM members WHERE user_id <> ?", (owner.id,))
-            self.db.run("INSERT INTO members VALUES (?, ?, 'member', ?)", (user.id, team.id, seq))
+            self.db.run(
+                "INSERT INTO members (user_id, room_id, role, joined_seq)"
+                " VALUES (?, ?, 'member', ?)",
+                (user.id, team.id, seq),
+            )
             found = [each for each in differences(self.db, NOW) if each.check == "membership"]
             self.assertEqual([(each.room, each.seq) for each in found], expected)
 

@@ -299,7 +299,7 @@ class Effort(Contract):
         members = [(number, team.id, "member", 1) for number in range(10**6, 10**6 + 10_000)]
         with self.db.transaction():
             for start in range(0, len(members), 1000):
-                sql = "INSERT INTO members VALUES (?, ?, ?, ?)"
+                sql = "INSERT INTO members (user_id, room_id, role, joined_seq) VALUES (?, ?, ?, ?)"
                 self.db.many(sql, members[start : start + 1000])
         receipts = Receipts(node, hub, _spawn, lambda: 100, lambda: clock)
         for seq in (2, 3):
