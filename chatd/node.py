@@ -19,14 +19,16 @@ from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
-from chatd.errors import SERVICE_RESTART, Refused
+from chatd.errors import CLOSE_CODES, REPLACED, SERVICE_RESTART, Refused
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, Standing, fold, normalise
+from chatd.presence import Presence
 from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
 from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
+from chatd.settings import Presence as PresenceSettings
 from chatd.store import accounts
 from chatd.store.accounts import Account, Login
 from chatd.store.contacts import check_open
@@ -36,6 +38,7 @@ from chatd.store.rooms import find_group, find_pair, make_pair
 from chatd.store.store import Store
 
 _NOTHING: dict[str, Any] = {}
+_PRESENCE = PresenceSettings()
 _ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
@@ -45,7 +48,7 @@ _GOODBYE_STEP = 0.05
 
 
 class Node:
-    """The services: `store`, `hub`, `backlog`, `cursors`, `revocations`, `passwords`,
+    """The services: `store`, `hub`, `presence`, `backlog`, `cursors`, `revocations`, `passwords`,
     `site_tokens` (None where JWT logins are off) and `guesses`; `now()` is the wall clock in
     seconds."""
 
@@ -63,6 +66,7 @@ class Node:
         site_tokens: SiteTokens | None = None,
         descriptors: int = sys.maxsize,
         hasher: argon2.PasswordHasher | None = None,
+        presence: PresenceSettings = _PRESENCE,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -74,6 +78,7 @@ class Node:
         self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
         self.cursors = Cursors(self.store, self.spawn, lambda: self.tick)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
+        self.presence = Presence(reactor, self.store, self.hub, self.spawn, presence)
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
@@ -119,6 +124,7 @@ class Node:
             session.link.abort()
         if self.store.usable:
             self.cursors.save()
+            await self.presence.stop(self.millis())
         await self.store.stop()
         self.passwords.stop()
 
@@ -141,6 +147,7 @@ class Node:
         self.tick += 1
         self.rates.begin(self.tick, self.limits)
         self.cursors.save()
+        self.presence.look(self.tick, self.millis())
         self.guesses.forget_full()
 
     def _tries_per_minute(self, kind: str) -> int:
@@ -169,25 +176,28 @@ class Node:
             session.acknowledging = True  # it has not got what lies before what it gets
         with self.hub.entering() as moved:
             account = await self.store.log_in(login)
-            user, memberships = account.user, account.memberships
+            user = account.user
             if replay:
                 await self.cursors.saved(user.id)
             while moved(user.id):
-                fresh = await self.store.read(accounts.memberships, {user.id})
-                memberships = fresh.get(user.id, ())
+                account = await self.store.read(accounts.refreshed, account)
             if session.ended or session.user is not None:
                 raise Refused("conflict", "The session ended, or was logged in meanwhile.")
             session.token, session.expires = login.token or login.issue, account.expires
             if self.hub.revoked(user.id, session.token):
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
+            session.device = sys.intern(account.device)  # many have the same
             if not session.link.live:
-                session.user = User(user, self.hub.standings(memberships))
+                standings = self.hub.standings(account.memberships)
+                session.user = User(user, standings, account.invisible)
                 session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
-            entered = self.hub.enter(session, user, memberships)
+            entered = self.hub.enter(session, user, account.memberships, account.invisible)
             entered.bucket = self.rates.users.of(user.id, self.tick)
+        if self.accounts.one_session_per_device:
+            _replace_others(session, entered)
         if replay:
             self.backlog.replay(session)
         return account
@@ -372,6 +382,9 @@ class Node:
                     self.hub.change_rules(draft.room.id, posting=draft.body["posting"])
             case "dissolved":
                 self.hub.dissolve(draft.room.id)
+            case "updated":
+                if "invisible" in draft.body:
+                    self.hub.appear(draft.sender, draft.body["invisible"])
 
     def _join(self, draft: Draft) -> None:
         until = draft.body.get("muted_until", 0)
@@ -402,15 +415,23 @@ def _origin(draft: Draft) -> Session | None:
     return draft.origin if user is not None and user.id == draft.sender.id else None
 
 
+def _replace_others(session: Session, user: User) -> None:
+    """Closes the user's other sessions on the same kind of device; their tokens stay good."""
+    kind = session.device_kind
+    for other in list(user.sessions if kind else ()):
+        if other is not session and other.device_kind == kind:
+            other.link.close(REPLACED, CLOSE_CODES[REPLACED])
+
+
 RESTARTS = "The server restarts."
 
 # Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
 # address, and an account is tried from everywhere; "new" are registrations from an address.
 _TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
 
-# What changes who gets a group's entries, or may write there.
+# What changes who gets a group's entries, or may write there, or how one appears.
 _MEMBERSHIP = frozenset(
-    ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved")
+    ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved", "updated")
 )
 
 

@@ -30,7 +30,7 @@ RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 
 class Parameter(Struct, frozen=True):
     """One parameter of a command; `type` is what msgspec checks it against. One that is
-    `rest` takes the rest of a typed line; an `object` is typed as JSON."""
+    `rest` takes the rest of a typed line; an `object`, or a list, is typed as JSON."""
 
     name: str
     type: Any
@@ -113,5 +113,5 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
         required,
         None if required else parameter.default,
         bool(extra.get("rest")),
-        isinstance(bare, msgspec.inspect.DictType),
+        isinstance(bare, (msgspec.inspect.DictType, msgspec.inspect.VarTupleType)),
     )

@@ -98,6 +98,7 @@ class Reload:
         node = self._node
         node.reload(fresh.limits, fresh.heartbeat)
         node.accounts = fresh.accounts
+        node.presence.settings = fresh.presence
         node.site_tokens = tokens
         self._browsers.reload(fresh.listen.origins)
         if self._observer is not None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from chatd.errors import Refused
-from chatd.model import Party, Room, Standing
+from chatd.model import Party, Room, Standing, fold
 from chatd.rates import Bucket
+
+# A group by its room's id, or a user by id: the other one of a direct room.
+Watched = tuple[Literal["group", "user"], int]
+
+
+_KIND_ENDS = re.compile("[/ ]")
 
 
 class Wire(Protocol):
@@ -59,11 +66,27 @@ class Link(Protocol):
 class User:
     """A user with sessions on this node; `groups` holds the user's standing by room id, `peers`
     the rooms found so far by address, `open` the ids of those between two where the other one
-    takes messages, `bucket` what all sessions together may ask for."""
+    takes messages, `bucket` what all sessions together may ask for. One who is `invisible` is
+    shown to others as offline."""
 
-    __slots__ = ("bucket", "groups", "id", "name", "open", "party", "peers", "sessions")
+    __slots__ = (
+        "bucket",
+        "groups",
+        "id",
+        "invisible",
+        "name",
+        "open",
+        "party",
+        "peers",
+        "sessions",
+    )
 
-    def __init__(self, party: Party, groups: Mapping[int, Standing] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        party: Party,
+        groups: Mapping[int, Standing] = MappingProxyType({}),
+        invisible: bool = False,
+    ) -> None:
         self.party = party
         self.id = party.id
         self.name = party.name
@@ -72,6 +95,17 @@ class User:
         self.peers: dict[str, Room] | None = None
         self.open: set[int] | None = None
         self.bucket: Bucket | None = None
+        self.invisible = invisible
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody sits at any of the user's clients."""
+        return all(session.away for session in self.sessions)
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that the user is online with, as far as they have names."""
+        return sorted({session.device for session in self.sessions} - {""})
 
 
 class Gap:
@@ -115,6 +149,8 @@ class Session:
     end and so the session's.
     `bucket` and `place` hold what the session and all from its place may ask for, `mistakes`
     what it may get wrong.
+    `device` is what the client says it is, `away` that nobody sits there. `watched` is whose
+    presence it gets besides that of friends: the room that it has open.
     """
 
     __slots__ = (
@@ -123,9 +159,11 @@ class Session:
         "answers",
         "asked",
         "asked_in",
+        "away",
         "behind",
         "bucket",
         "busy",
+        "device",
         "drained",
         "ended",
         "expires",
@@ -151,6 +189,7 @@ class Session:
         "token",
         "unproved",
         "user",
+        "watched",
         "wire",
     )
 
@@ -170,6 +209,9 @@ class Session:
         self.expires = 0
         self.scopes: frozenset[str] = frozenset()
         self.room = ""
+        self.device = ""
+        self.away = False
+        self.watched: Watched | None = None
         self.acknowledging = False
         self.over: frozenset[int] = frozenset()
         self.outbox: list[bytes] | None = None
@@ -218,6 +260,12 @@ class Session:
             self.unproved = {room_id: seq}
         else:
             self.unproved[room_id] = seq
+
+    @property
+    def device_kind(self) -> str:
+        """What kind of device the client says it is: `web` of `web/Firefox`, `phone` of
+        `Phone of Alice`; empty if it says none."""
+        return fold(_KIND_ENDS.split(self.device, 1)[0])
 
     @property
     def lagging(self) -> bool:

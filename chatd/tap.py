@@ -332,6 +332,7 @@ def _node(settings: Config, reactor: Any, descriptors: int) -> tuple[Node, objec
         settings.heartbeat,
         site_tokens(settings.jwt),
         descriptors,
+        presence=settings.presence,
     )
     return node, store_claim
 

@@ -31,13 +31,16 @@ LAYERS = {
     "cursors": {"errors", "session", "store"},
     "backlog": {"cursors", "errors", "hub", "model", "session", "store"},
     "revocations": {"errors", "hub", "session", "store"},
+    "presence": {"errors", "hub", "model", "session", "settings", "store"},
     "node": {
-        *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "rates"),
+        *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "presence", "rates"),
         *("revocations", "rights", "session"),
         *("settings", "store"),
     },
     "registry": set[str](),
-    "commands": {"doors", "errors", "model", "node", "registry", "store"},
+    "commands": {
+        *("doors", "errors", "model", "node", "registry", "revocations", "session", "store"),
+    },
     "dispatcher": {"errors", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},

@@ -1,5 +1,5 @@
 """The commands, grouped by subject; importing this fills the table of commands."""
 
-from chatd.commands import accounts, basics, groups, messages, rooms
+from chatd.commands import accounts, basics, groups, messages, presence, rooms, sessions
 
-__all__ = ["accounts", "basics", "groups", "messages", "rooms"]
+__all__ = ["accounts", "basics", "groups", "messages", "presence", "rooms", "sessions"]
