@@ -17,11 +17,12 @@ from tests.bed import Http, Lines, NodeCase
 class World(Struct):
     """What a command finds: Alice asks; `prefix` begins every name, so that each wire has a
     world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`;
-    she made `own`. `token` is the id of another token of hers."""
+    she made `own`. `token` and `session` are the ids of another token and session of hers."""
 
     prefix: str = "p"
     api_key: str = "key"
     token: str = "0" * 16
+    session: str = "0" * 16
 
 
 Parameters = dict[str, Any]
@@ -32,6 +33,8 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "logout": lambda world: {"everywhere": True},
     "tokens": lambda world: {},
     "revoke": lambda world: {"token": world.token},
+    "sessions": lambda world: {},
+    "end": lambda world: {"session": world.session},
     "help": lambda world: {"command": "say"},
     "ping": lambda world: {},
     "whoami": lambda world: {},
@@ -45,11 +48,16 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "rooms": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
     "typing": lambda world: {"to": f"@{world.prefix}bob"},
+    "who": lambda world: {"users": [f"{world.prefix}bob", f"{world.prefix}nobody"]},
+    "watch": lambda world: {"to": f"#{world.prefix}team"},
+    "appear": lambda world: {"state": "invisible"},
     "delivered": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
 }
 NEED_NOBODY = frozenset(("register", "login"))
-OWN = frozenset(("at", "created", "expires", "id", "session", "token"))  # differ from run to run
+OWN = frozenset(
+    ("at", "created", "expires", "id", "session", "since", "token")
+)  # differ from run to run
 
 
 class TextLines(Lines):
@@ -122,7 +130,8 @@ class CommandTests(NodeCase):
             self.assertTrue(done["ok"], done)
         tokens = (await elsewhere.ask("tokens"))["tokens"]
         (token,) = (token["id"] for token in tokens if token["current"])
-        return World(prefix, key, token)
+        session = (await elsewhere.ask("whoami"))["session"]
+        return World(prefix, key, token, session)
 
     def test_every_command_has_a_row(self) -> None:
         """No command is left out of the table, and no row is of a command that is gone."""

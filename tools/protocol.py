@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, rooms
+from chatd.commands import accounts, basics, groups, presence, rooms, sessions
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -168,6 +168,7 @@ ID, AT, EXPIRES, SESSION = 7, 1795166587483, 1797758582887, "46882314ff91bb3c"
 ALICE, LIU_BEI = Party(1, "alice"), Party(2, "刘备")
 TEAM = Room(1, "group", "team", "Weekend plans")
 PAIR = Room(2, "direct", low=ALICE, high=LIU_BEI)
+INBOX = Room(3, "inbox", low=ALICE, high=ALICE)
 
 
 def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[str, Any]:
@@ -178,6 +179,8 @@ def entry(room: Room, seq: int, name: str, sender: Party, **body: Any) -> dict[s
 SAID = entry(TEAM, 42, "message", ALICE, text="hello there")
 NOTE = entry(PAIR, 3, "message", LIU_BEI, text="你好\nalice", kind="note", reply_to=2)
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
+PRESENT = {"event": "presence", "from": "alice", "state": "away", "at": AT}
+GONE = {"event": "presence", "from": "刘备", "state": "offline", "at": AT, "seen": AT - 10_000}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
 EVENTS: Sequence[tuple[dict[str, Any], str]] = (
@@ -187,7 +190,13 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (entry(TEAM, 2, "joined", LIU_BEI), "`from` has become a member."),
     (entry(TEAM, 43, "left", LIU_BEI), "`from` is no member any more."),
     (entry(TEAM, 44, "dissolved", ALICE), "The group is no more; its log ends."),
+    (
+        entry(INBOX, 5, "updated", ALICE, invisible=True),
+        "In your inbox: others see you as offline from now on, or do not any more.",
+    ),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
+    (PRESENT, "A friend, or somebody in the room that is open, is `online` or `away` now."),
+    (GONE, "`from` has gone, and was last seen then. Neither is kept nor sent to slow readers."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
 )
@@ -195,12 +204,16 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "register": {"name": "alice", "password": "correct-horse"},
     "login": {"name": "alice", "password": "correct-horse", "device": "laptop"},
     "revoke": {"token": "154554fde42d381c"},
+    "end": {"session": SESSION},
     "help": {"command": "ping"},
     "create": {"name": "#team", "title": "Weekend plans"},
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
+    "who": {"group": "#team"},
+    "watch": {"to": "#team"},
+    "appear": {"state": "invisible"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
     **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
 }
@@ -208,11 +221,19 @@ RESULTS: Sequence[msgspec.Struct] = (
     accounts.LoggedIn("alice", "hJHpZI5W…", EXPIRES, SESSION),
     accounts.Done(),
     accounts.Tokens([Token("154554fde42d381c", "laptop", AT, EXPIRES, True)]),
+    sessions.Sessions([sessions.SessionLine(SESSION, "laptop", "192.0.2.7", AT, "online", True)]),
     basics.Help([basics.CommandHelp(COMMANDS["ping"].usage(), COMMANDS["ping"].help)]),
     basics.Pong(AT),
     basics.Identity(SESSION, "alice"),
     groups.Created("#team"),
     groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
+    presence.People(
+        [
+            presence.Person("alice", "online", devices=["laptop"]),
+            presence.Person("刘备", "offline", AT),
+        ],
+        False,
+    ),
     Stored(42, AT),
     rooms.Page([SAID], True),
     rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
