@@ -157,6 +157,18 @@ class Friends(PresenceCase):
         await self.pass_by()
         self.assertEqual(self.news(alice), [("bob", "offline")])
 
+    async def test_who_leaves_while_he_is_told_of(self) -> None:
+        """Who changes and then leaves before it is told lingers as everybody does."""
+        alice, bob = await self.friends("alice", "bob")
+        await bob.ask("appear", state="away")
+        self.tick()
+        bob.vanish()
+        await self.told()
+        await self.pass_by(LINGER)
+        self.assertEqual(self.news(alice), [])
+        await self.pass_by()
+        self.assertEqual(self.news(alice), [("bob", "offline")])
+
     async def test_a_tick_has_one_event(self) -> None:
         """Of what changes to and fro within a tick, the outcome alone is told."""
         alice, bob = await self.friends("alice", "bob")
@@ -446,9 +458,11 @@ class Invisible(PresenceCase):
         """Becoming invisible looks to others as if one had gone, in all that is told; being
         seen again as if one came."""
         alice, bob, carol = await self.friends("alice", "bob", "carol")
+        phone = await self.user("bob")
         await bob.ask("appear", state="invisible")
         carol.vanish()
         await self.pass_by(LINGER)
+        phone.vanish()
         self.assertEqual(self.news(alice), [])
         await self.pass_by()
         told = {event.pop("from"): event for event in self.events(alice)}

@@ -125,6 +125,17 @@ waits {idle:g} seconds for its next request.
 - `sync` gives at most {sync} entries of a room, and begins no further room once it has
   {sync_in_all}. While `more` is true, ask again from where they end.
 
+## Presence
+
+- Somebody is `online`, `away` (all their clients say so) or `offline`, with the time when they were
+  last seen. Whoever is `invisible` is shown as offline, last seen when they became so.
+- A session is told of changes, once a second at most, of the user's friends and of the people in
+  the room that it has open (`watch`). `who` tells how they are now, of friends, of people in common
+  groups and of those with whom there is a direct room, unless they blocked you; `unknown` are all
+  others, whether they exist or not.
+- Whoever comes back within `presence.linger_seconds` was never offline.
+- A client that reads slowly goes without. After it has caught up, ask `who` again.
+
 ## Commands
 
 {commands}
