@@ -108,6 +108,7 @@ TRY_AGAIN_LATER: Final = 1013
 SLOW_DOWN: Final = 4000
 LOGGED_OUT: Final = 4100
 LOGIN_TIMEOUT: Final = 4101
+REPLACED: Final = 4102
 
 CLOSE_CODES: Final[dict[int, Template]] = {
     NORMAL: "Goodbye, as asked.",
@@ -120,4 +121,5 @@ CLOSE_CODES: Final[dict[int, Template]] = {
     SLOW_DOWN: "Too many requests were refused; slow down.",
     LOGGED_OUT: "The token of this session was revoked or has expired; log in again.",
     LOGIN_TIMEOUT: "Nobody logged in in time.",
+    REPLACED: "You logged in on another device of this kind; the token is still good.",
 }

@@ -16,14 +16,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from chatd.model import Entry, Membership, Party, Room, Rules, Standing
-from chatd.session import Session, User, Wire
+from chatd.session import Session, User, Watched, Wire
 
 _USUAL = Rules()
 
 
 class Hub:
-    """The sessions of this node, by user and by group; `relations` counts the changes in who may
-    write to whom."""
+    """The sessions of this node, by user, by group and by what they watch; `relations` counts the
+    changes in who may write to whom, `changed` gathers those whose presence may have changed."""
 
     _log = Logger()
 
@@ -34,12 +34,15 @@ class Hub:
         self._groups: dict[int, dict[Session, None]] = {}
         self._unsent: list[Session] = []
         self._entering = 0
-        self._moved: set[int] = set()
+        self._moved: dict[int, int] = {}
         self._revoked: set[tuple[int, bytes | None]] = set()
         self._dissolved: set[int] = set()
         self._rules: dict[int, Rules] = {}
-        self._changes = 0
+        self._moves = 0
+        self._rules_moved = 0
+        self._watching: dict[Watched, dict[Session, None]] = {}
         self.relations = 0
+        self.changed: dict[int, Party] = {}
 
     # -- coming and going
 
@@ -56,16 +59,15 @@ class Hub:
     @contextmanager
     def entering(self) -> Iterator[Callable[[int], bool]]:
         """Around a login's look at the database. Gives `moved(user_id)`: whether a membership
-        of the user, or a group's rules, changed since it was asked last, so that what was read
-        may be old."""
+        of the user, or that others see the user, or a group's rules, changed since this login
+        asked last, so that what was read may be old."""
         self._entering += 1
-        changes = self._changes
+        asked = self._moves
 
         def has_moved(user_id: int) -> bool:
-            nonlocal changes
-            moved = user_id in self._moved or changes != self._changes
-            self._moved.discard(user_id)
-            changes = self._changes
+            nonlocal asked
+            moved = max(self._rules_moved, self._moved.get(user_id, 0)) > asked
+            asked = self._moves
             return moved
 
         try:
@@ -85,12 +87,20 @@ class Hub:
         """Whether that happened while logins were looking at the database."""
         return not self._revoked.isdisjoint(((user_id, token), (user_id, None)))
 
-    def enter(self, session: Session, party: Party, memberships: Iterable[Membership]) -> User:
+    def enter(
+        self,
+        session: Session,
+        party: Party,
+        memberships: Iterable[Membership],
+        invisible: bool = False,
+    ) -> User:
         """The session's client has proved to be that user."""
         user = self._users.get(party.id)
         if user is None:
             user = self._users[party.id] = User(party)
+        user.invisible = invisible
         user.sessions.append(session)
+        self.changed[user.id] = party
         session.user = user
         if session.paused:
             session.gaps()
@@ -121,9 +131,13 @@ class Hub:
         session.loading = False
         session.unproved = session.asked = None
         session.over = frozenset()
+        session.device = ""
+        session.away = False
         if not session.link.live:
             return  # one request's session never entered
+        self.watch(session, None)
         user.sessions.remove(session)
+        self.changed[user.id] = user.party
         for room_id in user.groups:
             self._drop(room_id, session)
         if not user.sessions:
@@ -133,7 +147,44 @@ class Hub:
         """The user, if online here."""
         return self._users.get(user_id)
 
+    # -- presence
+
+    def appear(self, user: Party, invisible: bool) -> None:
+        """A user wants to be shown as offline, or does not any more."""
+        self._note_move(user.id)
+        self.changed[user.id] = user
+        online = self._users.get(user.id)
+        if online is not None:
+            online.invisible = invisible
+
+    def sit(self, session: Session, away: bool) -> None:
+        """Somebody is at a session's client again, or not any more."""
+        if session.user is not None and session.away != away:
+            session.away = away
+            self.changed[session.user.id] = session.user.party
+
+    def watch(self, session: Session, what: Watched | None) -> None:
+        """What a session watches from now on, instead of what it did."""
+        if session.watched is not None:
+            watchers = self._watching[session.watched]
+            del watchers[session]
+            if not watchers:
+                del self._watching[session.watched]
+        session.watched = what
+        if what is not None:
+            self._watching.setdefault(what, {})[session] = None
+
+    def watchers(self, what: Watched) -> Iterable[Session]:
+        """The sessions that watch it."""
+        return self._watching.get(what, ())
+
+    def open_groups(self) -> frozenset[int]:
+        """The groups, by room id, that some session has open."""
+        return frozenset(number for kind, number in self._watching if kind == "group")
+
     def _drop(self, room_id: int, session: Session) -> None:
+        if session.watched == ("group", room_id):
+            self.watch(session, None)
         group = self._groups.get(room_id)
         if group is None:
             return
@@ -174,7 +225,8 @@ class Hub:
 
     def change_rules(self, room_id: int, **changed: Any) -> None:
         """A group's rules have changed."""
-        self._changes += 1
+        self._moves += 1
+        self._rules_moved = self._moves
         self._set_rules(room_id, replace(self._rules.get(room_id, _USUAL), **changed))
 
     def _set_rules(self, room_id: int, rules: Rules) -> None:
@@ -198,6 +250,8 @@ class Hub:
             if session.user is not None:
                 session.user.groups.pop(room_id, None)
                 session.user.peers = None
+            if session.watched == ("group", room_id):
+                self.watch(session, None)
 
     def _add(self, room_id: int, user: User) -> None:
         self._groups.setdefault(room_id, {}).update(dict.fromkeys(user.sessions))
@@ -211,7 +265,8 @@ class Hub:
 
     def _note_move(self, user_id: int) -> None:
         if self._entering:
-            self._moved.add(user_id)
+            self._moves += 1
+            self._moved[user_id] = self._moves
 
     # -- sending
 

@@ -19,15 +19,17 @@ from chatd.auth import Passwords, SiteTokens, Throttle
 from chatd.backlog import Backlog
 from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
-from chatd.errors import SERVICE_RESTART, Refused, Template
+from chatd.errors import CLOSE_CODES, REPLACED, SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
 from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
+from chatd.presence import Presence
 from chatd.rates import Bucket, Rates
 from chatd.receipts import Receipts
 from chatd.revocations import Revocations, log_out
 from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits, Messages
+from chatd.settings import Presence as PresenceSettings
 from chatd.store import accounts, groups
 from chatd.store.accounts import Account, Login
 from chatd.store.contacts import check_open
@@ -38,6 +40,7 @@ from chatd.store.rooms import find_group, find_pair, make_pair
 from chatd.store.store import Store
 
 _NOTHING: dict[str, Any] = {}
+_PRESENCE = PresenceSettings()
 _ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
@@ -47,7 +50,8 @@ _GOODBYE_STEP = 0.05
 
 
 class Node:
-    """The services: `store`, `hub`, `backlog`, `cursors`, `receipts`, `revocations`, `passwords`,
+    """The services: `store`, `hub`, `presence`, `backlog`, `cursors`, `receipts`, `revocations`,
+    `passwords`,
     `site_tokens` (None where JWT logins are off) and `guesses`; `now()` is the wall clock in
     seconds."""
 
@@ -66,6 +70,7 @@ class Node:
         descriptors: int = sys.maxsize,
         hasher: argon2.PasswordHasher | None = None,
         messages: Messages | None = None,
+        presence: PresenceSettings = _PRESENCE,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.now = now
@@ -81,6 +86,7 @@ class Node:
         )
         self.cursors = Cursors(self.store, self.spawn, lambda: self.tick, self.receipts.note)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
+        self.presence = Presence(reactor, self.store, self.hub, self.spawn, presence)
         self.revocations = Revocations(self.store, self.hub)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
@@ -126,6 +132,7 @@ class Node:
             session.link.abort()
         if self.store.usable:
             self.cursors.save()
+            await self.presence.stop(self.millis())
         await self.store.stop()
         self.passwords.stop()
 
@@ -149,6 +156,7 @@ class Node:
         self.rates.begin(self.tick, self.limits)
         self.cursors.save()
         self.receipts.tell()
+        self.presence.look(self.tick, self.millis())
         self.guesses.forget_full()
 
     def _tries_per_minute(self, kind: str) -> int:
@@ -177,27 +185,30 @@ class Node:
             session.acknowledging = True  # it has not got what lies before what it gets
         with self.hub.entering() as moved:
             account = await self.store.log_in(login)
-            user, memberships = account.user, account.memberships
+            user = account.user
             if replay:
                 await self.cursors.saved(user.id)
             while moved(user.id):
-                fresh = await self.store.read(accounts.memberships, {user.id})
-                memberships = fresh.get(user.id, ())
+                account = await self.store.read(accounts.refreshed, account)
             if session.ended or session.user is not None:
                 raise Refused("conflict", "The session ended, or was logged in meanwhile.")
             session.token, session.expires = login.token or login.issue, account.expires
             if self.hub.revoked(user.id, session.token):
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
+            session.device = sys.intern(account.device)  # many have the same
             if not session.link.live:
-                session.user = User(user, self.hub.standings(memberships))
+                standings = self.hub.standings(account.memberships)
+                session.user = User(user, standings, account.invisible)
                 session.user.language = account.language
                 session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
-            entered = self.hub.enter(session, user, memberships)
+            entered = self.hub.enter(session, user, account.memberships, account.invisible)
             entered.language = account.language
             entered.bucket = self.rates.users.of(user.id, self.tick)
+        if self.accounts.one_session_per_device:
+            _replace_others(session, entered)
         if replay:
             self.backlog.replay(session)
         return account
@@ -407,6 +418,8 @@ class Node:
             case "updated":
                 if "writers" in draft.body:
                     self.hub.reconsider()
+                if "invisible" in draft.body:
+                    self.hub.appear(draft.sender, draft.body["invisible"])
 
     def _join(self, draft: Draft) -> None:
         standing = Standing("member", draft.body.get("muted_until", 0))
@@ -440,6 +453,14 @@ def _origin(draft: Draft) -> Session | None:
     """The session that gets the reply, unless somebody else has logged in there meanwhile."""
     user = draft.origin.user if draft.origin is not None else None
     return draft.origin if user is not None and user.id == draft.sender.id else None
+
+
+def _replace_others(session: Session, user: User) -> None:
+    """Closes the user's other sessions on the same kind of device; their tokens stay good."""
+    kind = session.device_kind
+    for other in list(user.sessions if kind else ()):
+        if other is not session and other.device_kind == kind:
+            other.link.close(REPLACED, CLOSE_CODES[REPLACED])
 
 
 RESTARTS: Template = "The server restarts."

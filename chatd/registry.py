@@ -128,7 +128,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
     )
 
 
-_STRUCTURED = (msgspec.inspect.DictType, msgspec.inspect.ListType)
+_STRUCTURED = (msgspec.inspect.DictType, msgspec.inspect.ListType, msgspec.inspect.VarTupleType)
 
 
 def _alternatives(info: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:

@@ -99,6 +99,7 @@ class Reload:
         node.reload(fresh.limits, fresh.heartbeat)
         node.accounts = fresh.accounts
         node.messages = fresh.messages
+        node.presence.settings = fresh.presence
         node.site_tokens = tokens
         self._browsers.reload(fresh.listen.origins)
         if self._observer is not None:

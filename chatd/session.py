@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from chatd.errors import Refused, Template
-from chatd.model import Party, Room, Standing
+from chatd.model import Party, Room, Standing, fold
 from chatd.rates import Bucket
+
+# A group by its room's id, or a user by id: the other one of a direct room.
+Watched = tuple[Literal["group", "user"], int]
+
+
+_KIND_ENDS = re.compile("[/ ]")
 
 
 class Wire(Protocol):
@@ -60,12 +67,29 @@ class Link(Protocol):
 class User:
     """A user with sessions on this node; `groups` holds the user's standing by room id, `peers`
     the rooms found so far by address, `open` the ids of those between two where the other one
-    takes messages, `bucket` what all sessions together may ask for, `language` the user's own
-    setting, "" where there is none."""
+    takes messages, `bucket` what all sessions together may ask for, `language` the user's
+    own setting, "" where there is none. One who is `invisible` is
+    shown to others as offline."""
 
-    __slots__ = ("bucket", "groups", "id", "language", "name", "open", "party", "peers", "sessions")
+    __slots__ = (
+        "bucket",
+        "groups",
+        "id",
+        "invisible",
+        "language",
+        "name",
+        "open",
+        "party",
+        "peers",
+        "sessions",
+    )
 
-    def __init__(self, party: Party, groups: Mapping[int, Standing] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        party: Party,
+        groups: Mapping[int, Standing] = MappingProxyType({}),
+        invisible: bool = False,
+    ) -> None:
         self.party = party
         self.id = party.id
         self.name = party.name
@@ -75,6 +99,17 @@ class User:
         self.peers: dict[str, Room] | None = None
         self.open: set[int] | None = None
         self.bucket: Bucket | None = None
+        self.invisible = invisible
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody sits at any of the user's clients."""
+        return all(session.away for session in self.sessions)
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that the user is online with, as far as they have names."""
+        return sorted({session.device for session in self.sessions} - {""})
 
 
 class Gap:
@@ -120,6 +155,8 @@ class Session:
     what it may get wrong.
     `chosen` is the language that was asked for on this connection, `accepted` the one that its
     head names; both may be "".
+    `device` is what the client says it is, `away` that nobody sits there. `watched` is whose
+    presence it gets besides that of friends: the room that it has open.
     """
 
     __slots__ = (
@@ -129,10 +166,12 @@ class Session:
         "answers",
         "asked",
         "asked_in",
+        "away",
         "behind",
         "bucket",
         "busy",
         "chosen",
+        "device",
         "drained",
         "ended",
         "expires",
@@ -158,6 +197,7 @@ class Session:
         "token",
         "unproved",
         "user",
+        "watched",
         "wire",
     )
 
@@ -179,6 +219,9 @@ class Session:
         self.room = ""
         self.chosen = ""
         self.accepted = ""
+        self.device = ""
+        self.away = False
+        self.watched: Watched | None = None
         self.acknowledging = False
         self.over: frozenset[int] = frozenset()
         self.outbox: list[bytes] | None = None
@@ -232,6 +275,12 @@ class Session:
     def language(self) -> str:
         """What its client reads; "" where nobody said."""
         return self.chosen or (self.user.language if self.user else "") or self.accepted
+
+    @property
+    def device_kind(self) -> str:
+        """What kind of device the client says it is: `web` of `web/Firefox`, `phone` of
+        `Phone of Alice`; empty if it says none."""
+        return fold(_KIND_ENDS.split(self.device, 1)[0])
 
     @property
     def lagging(self) -> bool:

@@ -331,6 +331,15 @@ class Accounts(Section, frozen=True, kw_only=True):
     ] = "open"
     public: Annotated[bool, _is("Registration may be open on a public address.")] = False
     token_days: Annotated[int, _is("Days until a session token expires.", 1, 3650)] = 30
+    one_session_per_device: Annotated[
+        bool, _is("A login ends the user's other sessions on the same kind of device.")
+    ] = False
+
+
+class Presence(Section, frozen=True, kw_only=True):
+    linger_seconds: Annotated[
+        float, _is("Seconds without a session until others are told offline.", 0, 3600)
+    ] = 10
 
 
 class JWT(Section, frozen=True, kw_only=True):
@@ -430,6 +439,7 @@ class Config(Section, frozen=True, kw_only=True):
     listen: Listen = Listen()
     store: Store = Store()
     accounts: Accounts = Accounts()
+    presence: Presence = Presence()
     jwt: JWT = JWT()
     limits: Limits = Limits()
     messages: Messages = Messages()

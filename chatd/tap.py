@@ -333,6 +333,7 @@ def _node(settings: Config, reactor: Any, descriptors: int) -> tuple[Node, objec
         site_tokens(settings.jwt),
         descriptors,
         messages=settings.messages,
+        presence=settings.presence,
     )
     return node, store_claim
 

@@ -31,7 +31,7 @@ from chatd.frontends.websocket import ChatFactory
 from chatd.heartbeat import BEATS, Heartbeat
 from chatd.metrics import Metrics
 from chatd.node import Node
-from chatd.settings import Accounts, Limits, StoreURL, store_url
+from chatd.settings import Accounts, Limits, Presence, StoreURL, store_url
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import schema
 from chatd.store.dialects import Dialect, dialect
@@ -309,6 +309,7 @@ class NodeCase(TestCase):
     accounts = Accounts()
     limits = Limits()
     pulse = Pulse()
+    presence = Presence()
     site_tokens: SiteTokens | None = None
     origins: tuple[str, ...] = ()
     compression = False
@@ -342,6 +343,7 @@ class NodeCase(TestCase):
             self.pulse,
             self.site_tokens,
             hasher=weak,
+            presence=self.presence,
         )
         self.dispatcher = Dispatcher(self.node)
         self.metrics = Metrics(self.node)

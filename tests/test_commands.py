@@ -19,12 +19,14 @@ class World(Struct):
     world of its own. Bob, whom she talked to, made the groups `team`, where she is, and `new`,
     into which he invited her; the second message between them is hers, and he reacted to it and
     pinned it. She made `own`, where Dora is and Eve is banned, and `club`, which Bob asks to join.
-    Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token` is the id of another
-    token of hers, `link` that of a link into `own`."""
+    Carl has asked her to be friends, Dora is a friend, Eve is blocked. `token`
+    and `session` are the ids of another token and session of hers, `link` that of a link into
+    `own`."""
 
     prefix: str = "p"
     api_key: str = "key"
     token: str = "0" * 16
+    session: str = "0" * 16
     link: str = "0" * 16
 
     def in_own(self, user: str) -> dict[str, str]:
@@ -40,6 +42,8 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "logout": lambda world: {"everywhere": True},
     "tokens": lambda world: {},
     "revoke": lambda world: {"token": world.token},
+    "sessions": lambda world: {},
+    "end": lambda world: {"session": world.session},
     "help": lambda world: {"command": "say"},
     "language": lambda world: {"name": "en"},
     "ping": lambda world: {},
@@ -104,6 +108,9 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "unread": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
     "typing": lambda world: {"to": f"@{world.prefix}bob"},
+    "who": lambda world: {"users": [f"{world.prefix}bob", f"{world.prefix}nobody"]},
+    "watch": lambda world: {"to": f"#{world.prefix}team"},
+    "appear": lambda world: {"state": "invisible"},
     "delivered": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
     "read": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
     "receipts": lambda world: {"to": f"@{world.prefix}bob", "seq": 1},
@@ -113,7 +120,9 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
 }
 NEED_NOBODY = frozenset(("register", "login"))
 OWN = frozenset(
-    ("after", "at", "created", "expires", "id", "joined", "session", "since", "token")
+    ("after", "at", "created", "expires", "id", "joined", "session", "since", "token")(
+        "at", "created", "expires", "id", "session", "since", "token"
+    )
 )  # differ from run to run
 
 
@@ -204,6 +213,8 @@ class CommandTests(NodeCase):
         (token,) = (token["id"] for token in tokens if token["current"])
         link = await elsewhere.ask("link", group=f"{prefix}own")
         return World(prefix, key, token, link["id"])
+        session = (await elsewhere.ask("whoami"))["session"]
+        return World(prefix, key, token, session)
 
     def test_every_command_has_a_row(self) -> None:
         """No command is left out of the table, and no row is of a command that is gone."""

@@ -106,7 +106,10 @@ MISTAKES: list[tuple[str, Sequence[str]]] = [
     ("line_bytes = 1", ("line_bytes", "did you mean limits.line_bytes?")),
     ("[log]\nrotate = true", ("log.rotate", "allowed: log.format, log.level")),
     ("[limit]\nline_bytes = 1024", ("[limit]", "no such section", "did you mean limits?")),
-    ("[zebra]", ("[zebra]", "allowed: listen, store, accounts, jwt, limits, messages, heartbeat,")),
+    (
+        "[zebra]",
+        ("[zebra]", "allowed: listen, store, accounts, presence, jwt, limits, messages,"),
+    ),
     ("limits = 5", ("limits", "int", "a table, [limits]")),
 ]
 

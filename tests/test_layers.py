@@ -37,15 +37,16 @@ LAYERS = {
     "backlog": {"cursors", "errors", "hub", "model", "session", "store"},
     "receipts": {"errors", "hub", "model", "session", "store"},
     "revocations": {"errors", "hub", "session", "store"},
+    "presence": {"errors", "hub", "model", "session", "settings", "store"},
     "node": {
-        *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "rates"),
+        *("auth", "backlog", "cursors", "doors", "errors", "hub", "model", "presence", "rates"),
         *("receipts", "revocations", "rights", "session"),
         *("settings", "store"),
     },
     "registry": {"errors"},
     "commands": {
         *("bonds", "displays", "doors", "errors", "languages", "mentions", "model"),
-        *("node", "payloads", "registry", "rights", "store"),
+        *("node", "payloads", "registry", "revocations", "rights", "session", "store"),
     },
     "dispatcher": {"errors", "languages", "node", "rates", "registry", "session"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},

@@ -27,13 +27,15 @@ LEFT_BEHIND, SAID_SECRET = 5, 8  # the seqs of what one said who left then, and 
 
 class World(Struct, frozen=True):
     """What stands around one request: names that no other world has, a key that may log in, who
-    asks, the ids of a token of that user's and of another user's."""
+    asks, the ids of a token of that user's and of another user's, and of a session of that
+    other user's."""
 
     prefix: str
     key: str
     role: str = ""
     own: str = "0" * 16
     others: str = "0" * 16
+    session: str = "0" * 16
 
     @property
     def group(self) -> str:
@@ -98,6 +100,12 @@ def _table() -> Iterator[Row]:
     yield Row(
         "revoke",
         lambda w: {"token": w.others},
+        "unauthorized not-found not-found not-found not-found not-found unauthorized unauthorized",
+    )
+    yield Row("sessions", lambda w: {}, _USERS)
+    yield Row(
+        "end",
+        lambda w: {"session": w.session},
         "unauthorized not-found not-found not-found not-found not-found unauthorized unauthorized",
     )
     yield Row("help", lambda w: {}, _ALL)
@@ -178,6 +186,12 @@ def _table() -> Iterator[Row]:
     yield Row("unread", lambda w: {}, _USERS)
     yield Row("sync", lambda w: {"since": {f"#{w.group}": 0, f"@{w.user('ex')}": 0}}, _USERS)
     yield Row("typing", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
+    yield Row("who", lambda w: {"group": w.group}, _MEMBERS)
+    yield Row("who", lambda w: {"users": [w.user("owner"), w.new]}, _USERS)
+    yield Row("watch", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
+    yield Row("watch", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
+    yield Row("appear", lambda w: {"state": "away"}, _USERS)
+    yield Row("appear", lambda w: {"state": "invisible"}, _USERS)
     yield Row("delivered", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     yield Row("read", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
     yield Row("receipts", lambda w: {"to": f"#{w.group}", "seq": 1}, _MEMBERS)
@@ -358,7 +372,8 @@ class WireCase(NodeCase):
         learns nothing of what was said there."""
         names = [world.user(role), world.user("victim")]
         own, others = await self.node.store.read(_a_token_of_each, names)
-        world = World(world.prefix, world.key, role, own, others)
+        (session,) = (s.id for s in self.node.hub.sessions if s.user and s.user.name == names[1])
+        world = World(world.prefix, world.key, role, own, others, session)
         before = await self.node.store.read(_everything)
         reply = await client.ask(row.command, **row.parameters(world))
         where = (row.command, role, reply)

@@ -100,6 +100,19 @@ class FollowTests(ReloadCase):
         self.assertEqual(refused["error"], "forbidden")
         self.assertTrue(bob.ask("ping")["ok"])
 
+    def test_how_long_one_lingers(self) -> None:
+        """So is how long one lingers who has gone."""
+        chatd = self.started("[presence]\nlinger_seconds = 3600\n")
+        bob, tom = (self.user(name, chatd.web_port) for name in ("bob", "tom"))
+        bob.ask("say", to="@tom", text="hello")
+        while bob.ask("who", users=["tom"])["users"][0]["state"] != "online":
+            pass
+        bob.ask("watch", to="@tom")
+        self.reload(chatd, "[presence]\nlinger_seconds = 0\n")
+        tom.close()
+        event = bob.event()
+        self.assertEqual((event["from"], event["state"]), ("tom", "offline"))
+
     def test_key_of_jwts(self) -> None:
         """A new key for JWTs is good, the one before no longer."""
         chatd = self.started(f"[jwt]\nkey = '{KEYS[0]}'\n")

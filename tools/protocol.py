@@ -17,9 +17,11 @@ from chatd.commands import (
     membership,
     pins,
     places,
+    presence,
     profile,
     reactions,
     rooms,
+    sessions,
 )
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
@@ -145,6 +147,17 @@ waits {idle:g} seconds for its next request.
 - `sync` gives at most {sync} entries of a room, and begins no further room once it has
   {sync_in_all}. While `more` is true, ask again from where they end.
 
+## Presence
+
+- Somebody is `online`, `away` (all their clients say so) or `offline`, with the time when they were
+  last seen. Whoever is `invisible` is shown as offline, last seen when they became so.
+- A session is told of changes, once a second at most, of the user's friends and of the people in
+  the room that it has open (`watch`). `who` tells how they are now, of friends, of people in common
+  groups and of those with whom there is a direct room, unless they blocked you; `unknown` are all
+  others, whether they exist or not.
+- Whoever comes back within `presence.linger_seconds` was never offline.
+- A client that reads slowly goes without. After it has caught up, ask `who` again.
+
 ## Commands
 
 {commands}
@@ -235,6 +248,8 @@ DELIVERED, READ = (
     for name in ("delivered", "read")
 )
 TYPING = {"event": "typing", "to": "#team", "from": "alice"}
+PRESENT = {"event": "presence", "from": "alice", "state": "away", "at": AT}
+GONE = {"event": "presence", "from": "刘备", "state": "offline", "at": AT, "seen": AT - 10_000}
 GOING = {"event": "going-away", "retry_after": 3.18}
 CLOSING = {"event": "closing", "code": 4101, "reason": CLOSE_CODES[4101]}
 EVENTS: Sequence[tuple[dict[str, Any], str]] = (
@@ -333,7 +348,13 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
         " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`.",
     ),
     (READ, "`from` has read a room up to `upto`. Your own too, so that your devices agree."),
+    (
+        entry(INBOX, 5, "updated", ALICE, invisible=True),
+        "In your inbox: others see you as offline from now on, or do not any more.",
+    ),
     (TYPING, "`from` is writing. Not kept, and not sent to a client that reads slowly."),
+    (PRESENT, "A friend, or somebody in the room that is open, is `online` or `away` now."),
+    (GONE, "`from` has gone, and was last seen then. Neither is kept nor sent to slow readers."),
     (GOING, "The server restarts: come back after so many seconds."),
     (CLOSING, "Over TCP alone: the server closes the connection, with a close code."),
 )
@@ -341,6 +362,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "register": {"name": "alice", "password": "correct-horse"},
     "login": {"name": "alice", "password": "correct-horse", "device": "laptop"},
     "revoke": {"token": "154554fde42d381c"},
+    "end": {"session": SESSION},
     "help": {"command": "ping"},
     "language": {"name": "zh"},
     "befriend": {"user": "@刘备", "words": "we met at the sea"},
@@ -373,6 +395,9 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     "pins": {"to": "#team"},
     "history": {"to": "#team", "limit": 20},
     "typing": {"to": "#team"},
+    "who": {"group": "#team"},
+    "watch": {"to": "#team"},
+    "appear": {"state": "invisible"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
     **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read", "receipts")},
     **{name: {"to": "#team"} for name in ("mark", "clear")},
@@ -382,6 +407,7 @@ RESULTS: Sequence[msgspec.Struct] = (
     accounts.LoggedIn("alice", "hJHpZI5W…", EXPIRES, SESSION),
     accounts.Done(),
     accounts.Tokens([Token("154554fde42d381c", "laptop", AT, EXPIRES, True)]),
+    sessions.Sessions([sessions.SessionLine(SESSION, "laptop", "192.0.2.7", AT, "online", True)]),
     basics.Help([basics.CommandHelp(COMMANDS["ping"].usage(), COMMANDS["ping"].help)]),
     basics.Language("zh"),
     basics.Pong(AT),
@@ -412,6 +438,13 @@ RESULTS: Sequence[msgspec.Struct] = (
     invitations.Linked("kXw3rXJ2…", "9f86d081884c7d65", EXPIRES),
     invitations.Links([Link("9f86d081884c7d65", "alice", AT, EXPIRES, 10)]),
     invitations.Requests([Request("刘备", "", "It is me.", AT)], False),
+    presence.People(
+        [
+            presence.Person("alice", "online", devices=["laptop"]),
+            presence.Person("刘备", "offline", AT),
+        ],
+        False,
+    ),
     Stored(42, AT),
     edits.Changed(43, AT),
     edits.Versions([Version(AT, "hello ther"), Version(AT + 9000, "hello there")]),

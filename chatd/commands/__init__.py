@@ -11,9 +11,11 @@ from chatd.commands import (
     messages,
     pins,
     places,
+    presence,
     profile,
     reactions,
     rooms,
+    sessions,
 )
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "messages",
     "pins",
     "places",
+    "presence",
     "profile",
     "reactions",
     "rooms",
+    "sessions",
 ]

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatd.errors import Refused
 from chatd.model import UNMUTED, Membership, Party, Room, Rules, Standing, fold
@@ -62,13 +63,16 @@ class Login(Struct, frozen=True):
 
 
 class Account(Struct, frozen=True):
-    """Who logged in: the groups the user is in, when the token expires (ms), and the user's
-    language, "" where there is none."""
+    """Who logged in: the groups the user is in, when the token expires (ms), what the client
+    is, whether the user is shown to others as offline, and the user's language, "" where there is
+    none."""
 
     user: Party
     memberships: tuple[Membership, ...]
     expires: int
-    language: str = ""
+    device: str
+    invisible: bool
+    language: str
 
 
 class ApiKey(Struct, frozen=True):
@@ -88,7 +92,17 @@ class Token(Struct, frozen=True):
     current: bool = False
 
 
-_USER = "SELECT id, name, disabled_at, language FROM users WHERE "
+_USER = "SELECT id, name, disabled_at, language, invisible FROM users WHERE "
+
+
+class _Issued(Struct, frozen=True):
+    """What is kept of a token: its end in ms, and what its client is."""
+
+    expires: int
+    device: str
+
+
+_NEVER = _Issued(0, "")
 
 
 def log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Refused]:
@@ -106,7 +120,7 @@ def log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Re
 def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | Refused]:
     with connection.transaction():
         keys = _scopes(connection, {lo.api_key for lo in logins if lo.api_key})
-        users, expiries = _by_token(connection, [lo.token for lo in logins if lo.token])
+        users, issued = _by_token(connection, [lo.token for lo in logins if lo.token])
         by_password = _by_password(connection, {lo.user_id for lo in logins if lo.user_id})
         by_name = _vouched(connection, [lo for lo in logins if lo.name and _allowed(lo, keys)])
         found: list[Row | Refused] = []
@@ -114,7 +128,7 @@ def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | R
             if login.registration:
                 found.append(_register(connection, login, login.registration))
             elif login.token:
-                expired = expiries.get(login.token, 0) <= login.now
+                expired = issued.get(login.token, _NEVER).expires <= login.now
                 found.append(_BAD_TOKEN if expired else users[login.token])
             elif login.user_id:
                 found.append(by_password.get((login.user_id, login.password), _BAD_PASSWORD))
@@ -127,7 +141,7 @@ def _log_in(connection: Connection, logins: Sequence[Login]) -> list[Account | R
         known = {row[0] for row in answers if not isinstance(row, Refused)}
         groups = memberships(connection, known)
     return [
-        row if isinstance(row, Refused) else _account(row, login, groups, expiries)
+        row if isinstance(row, Refused) else _account(row, login, groups, issued)
         for login, row in zip(logins, answers, strict=True)
     ]
 
@@ -136,10 +150,20 @@ def _account(
     row: Row,
     login: Login,
     groups: Mapping[int, tuple[Membership, ...]],
-    expiries: Mapping[bytes, int],
+    issued: Mapping[bytes, _Issued],
 ) -> Account:
-    expires = expiries[login.token] if login.token else login.expires
-    return Account(Party(row[0], row[1]), groups.get(row[0], ()), expires, row[3])
+    token = issued[login.token] if login.token else _Issued(login.expires, login.device)
+    party, memberships = Party(row[0], row[1]), groups.get(row[0], ())
+    return Account(party, memberships, token.expires, token.device, bool(row[4]), row[3])
+
+
+def refreshed(connection: Connection, account: Account) -> Account:
+    """The account with what may have changed since it was read."""
+    user_id = account.user.id
+    row = connection.one("SELECT invisible FROM users WHERE id = ?", (user_id,))
+    groups = memberships(connection, {user_id})
+    invisible = bool(row and row[0])
+    return replace(account, memberships=groups.get(user_id, ()), invisible=invisible)
 
 
 _BAD_TOKEN = Refused("unauthorized", "The token is unknown or has expired. Log in again.")
@@ -161,15 +185,17 @@ def _scopes(connection: Connection, digests: set[bytes]) -> dict[bytes, frozense
 
 def _by_token(
     connection: Connection, digests: Sequence[bytes]
-) -> tuple[dict[bytes, Row], dict[bytes, int]]:
+) -> tuple[dict[bytes, Row], dict[bytes, _Issued]]:
     if not digests:
         return {}, {}
     rows = connection.all(
-        "SELECT t.hash, t.expires_at, u.id, u.name, u.disabled_at, u.language FROM tokens t"
+        "SELECT t.hash, t.expires_at, t.device, u.id, u.name, u.disabled_at, u.language,"
+        " u.invisible FROM tokens t"
         f" JOIN users u ON u.id = t.user_id WHERE t.hash IN ({marks(digests)})",
         digests,
     )
-    return {bytes(r[0]): r[2:] for r in rows}, {bytes(r[0]): r[1] for r in rows}
+    users = {bytes(row[0]): row[3:] for row in rows}
+    return users, {bytes(row[0]): _Issued(row[1], row[2]) for row in rows}
 
 
 def _by_password(connection: Connection, user_ids: set[int]) -> dict[tuple[int, str], Row]:
@@ -178,7 +204,7 @@ def _by_password(connection: Connection, user_ids: set[int]) -> dict[tuple[int, 
         return {}
     # Locked: else a password changed now would leave the token that is about to be issued.
     rows = connection.all(
-        "SELECT id, name, disabled_at, language, password FROM users"
+        "SELECT id, name, disabled_at, language, invisible, password FROM users"
         f" WHERE id IN ({marks(user_ids)})" + connection.dialect.locking,
         list(user_ids),
     )
@@ -190,7 +216,7 @@ def _by_name(connection: Connection, keys: Iterable[str]) -> dict[object, Row]:
     if not wanted:
         return {}
     rows = connection.all(
-        "SELECT name_key, id, name, disabled_at, language FROM users"
+        "SELECT name_key, id, name, disabled_at, language, invisible FROM users"
         f" WHERE name_key IN ({marks(wanted)})",
         wanted,
     )
@@ -220,7 +246,7 @@ def _register(connection: Connection, login: Login, new: Registration) -> Row | 
     if new.invitation is not None and not _spend(connection, new.invitation, login.now):
         return Refused("forbidden", "The invitation is unknown, used up or has expired.")
     user_id = add_user(connection, new.name, new.display, new.password, login.now)
-    return (user_id, new.name, None, "")
+    return (user_id, new.name, None, "", 0)
 
 
 def _spend(connection: Connection, invitation: bytes, now: int) -> bool:
