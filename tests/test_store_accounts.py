@@ -66,7 +66,7 @@ class LogIn(People):
         user = self.user("alice")
         login = self.issuing(user_id=user.id)
         (account,) = accounts.log_in(self.db, [login])
-        self.assertEqual(account, Account(user, (), NOW + HOUR, login.device, False))
+        self.assertEqual(account, Account(user, (), NOW + HOUR, login.device, False, ""))
         self.assertEqual(
             self.db.all("SELECT hash, user_id, device, created_at, expires_at FROM tokens"),
             [(login.issue, user.id, login.device, NOW, NOW + HOUR)],
@@ -83,7 +83,7 @@ class LogIn(People):
         login = self.issuing(user_id=user.id)
         self.log_in(login)
         (account,) = accounts.log_in(self.db, [self.by_token(login, NOW + HOUR - 1)])
-        self.assertEqual(account, Account(user, (), NOW + HOUR, login.device, False))
+        self.assertEqual(account, Account(user, (), NOW + HOUR, login.device, False, ""))
         self.assertEqual(self.log_in(self.by_token(login, NOW + HOUR)), ["unauthorized"])
         self.assertEqual(self.single("SELECT COUNT(*) FROM tokens"), 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatd.model import Party
-from chatd.store import accounts, presence, rooms
+from chatd.store import accounts, groups, membership, presence
 from chatd.store.accounts import Login
 from tests.stores import NOW, MariaDBCase, SQLiteCase
 
@@ -40,7 +40,7 @@ class Audiences(People):
         self.tie(enemy, two)
         team, other = self.group(one), self.group(two)
         closed = self.group(one)
-        rooms.join(self.db, team.id, two.id, 2)
+        membership.join(self.db, team.id, two.id, 2)
         found = presence.audience(self.db, [one.id, two.id], frozenset((team.id, other.id)))
         self.assertEqual(found.friends, {one.id: [friend.id], two.id: [friend.id]})
         self.assertEqual(found.blocked, {(one.id, two.id), (one.id, enemy.id)})
@@ -99,7 +99,7 @@ class Views(People):
         for friend, mate, partner, enemy in (young, old):
             self.tie(friend, viewer)
             group = self.group(mate)
-            rooms.join(self.db, group.id, viewer.id, 2)
+            membership.join(self.db, group.id, viewer.id, 2)
             self.pair(viewer, partner)
             self.tie(enemy, viewer, "friend", blocked=1)
             self.tie(viewer, enemy)
@@ -107,8 +107,8 @@ class Views(People):
         stranger, asking, once = self.users(3)
         self.tie(asking, viewer, "asked")
         dissolved = self.group(once)
-        rooms.join(self.db, dissolved.id, viewer.id, 2)
-        rooms.dissolve(self.db, dissolved.id, NOW)
+        membership.join(self.db, dissolved.id, viewer.id, 2)
+        groups.dissolve(self.db, dissolved.id, once.id, NOW)
         everybody = [*young, viewer, *old, stranger, asking, once]
         names = [user.name.upper() for user in everybody]
         found = presence.by_name(self.db, viewer.id, [*names, "nobody"])
@@ -126,7 +126,7 @@ class Views(People):
         )
         group = self.group(viewer)
         for user in (friend, mate, enemy):
-            rooms.join(self.db, group.id, user.id, 2)
+            membership.join(self.db, group.id, user.id, 2)
         self.group(other)
         self.tie(friend, viewer)
         self.tie(enemy, viewer, "", blocked=1)

@@ -208,7 +208,7 @@ def _by_password(connection: Connection, user_ids: set[int]) -> dict[tuple[int, 
         f" WHERE id IN ({marks(user_ids)})" + connection.dialect.locking,
         list(user_ids),
     )
-    return {(row[0], row[4]): row[:4] for row in rows}
+    return {(row[0], row[5]): row[:5] for row in rows}
 
 
 def _by_name(connection: Connection, keys: Iterable[str]) -> dict[object, Row]:
