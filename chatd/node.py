@@ -20,6 +20,7 @@ from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
 from chatd.errors import SERVICE_RESTART, Refused
 from chatd.hub import Hub
+from chatd.indexer import Indexer
 from chatd.model import Membership, Party, Room, fold, normalise
 from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
@@ -71,6 +72,7 @@ class Node:
         self.cursors = Cursors(self.store, self.spawn, lambda: self.tick)
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self.revocations = Revocations(self.store, self.hub)
+        self.indexer = Indexer(self.store, self.clock, self.spawn)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
         self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once, hasher)
@@ -88,11 +90,13 @@ class Node:
         """Starts the threads that the services need."""
         self.store.start()
         self.passwords.start()
+        self.indexer.start()
 
     async def stop(self) -> None:
         """Tells the clients, finishes and answers what they asked, closes them, then the
         store."""
         self.stopping = True
+        self.indexer.stop()
         for session in self.hub.sessions:
             event = {"event": "going-away", "retry_after": round(random() * _RETRY_AFTER, 2)}
             self.hub.send(session, session.wire.event(event))
@@ -115,6 +119,7 @@ class Node:
             session.link.abort()
         if self.store.usable:
             self.cursors.save()
+        await self.indexer.level()
         await self.store.stop()
         self.passwords.stop()
 
@@ -274,6 +279,7 @@ class Node:
         by_room: dict[int, list[tuple[Draft, int]]] = {}
         for draft, seq in stored:
             by_room.setdefault(draft.room.id, []).append((draft, seq))
+        self.indexer.note(by_room)
         for pairs in by_room.values():
             if _MEMBERSHIP.isdisjoint(draft.kind for draft, _ in pairs):
                 self._fan_out(pairs)

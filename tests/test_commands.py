@@ -42,6 +42,7 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "dissolve": lambda world: {"group": f"#{world.prefix}own"},
     "say": lambda world: {"to": f"@{world.prefix}bob", "key": "k", "text": "你好, two words"},
     "history": lambda world: {"to": f"@{world.prefix}bob"},
+    "search": lambda world: {"to": f"@{world.prefix}bob", "limit": 3, "text": "你 not said"},
     "rooms": lambda world: {},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
     "typing": lambda world: {"to": f"@{world.prefix}bob"},

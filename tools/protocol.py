@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, messages
+from chatd.commands import accounts, basics, groups, messages, search
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -200,6 +200,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     **{name: {"group": "#team"} for name in ("join", "leave", "members", "dissolve")},
     "say": {"to": "#team", "key": "0d9f", "text": "hello there"},
     "history": {"to": "#team", "limit": 20},
+    "search": {"to": "#team", "text": "hello"},
     "typing": {"to": "#team"},
     "sync": {"since": {"#team": 41, "#gone": 8}},
     **{name: {"to": "#team", "seq": 42} for name in ("delivered", "read")},
@@ -218,6 +219,7 @@ RESULTS: Sequence[msgspec.Struct] = (
     messages.Rooms([messages.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
     messages.Synced([SAID], False, {"#gone": "not-found"}),
     messages.Moved(42),
+    search.Hits([SAID], True, f"{AT}.1.42"),
 )
 BOUNDS = {  # of a JSON schema, in words
     "minimum": "≥ {}",

@@ -53,7 +53,7 @@ def _indexed(connection: Connection, room_ids: Sequence[int]) -> dict[int, int]:
     found = connection.all(
         f"SELECT room_id, seq FROM indexed WHERE room_id IN ({marks(room_ids)})", room_ids
     )
-    return {room_id: seq for room_id, seq in found}
+    return dict(found)
 
 
 def _index(connection: Connection, room_id: int, seq: int, rows: list[Row]) -> tuple[int, bool]:

@@ -157,7 +157,7 @@ class _Search:
             [v for p in places for t in tokens for v in (p.id, t, p.at, p.lowest, p.piece)],
         )
         assert row is not None
-        scans = []
+        scans: list[tuple[_Place, int, Sequence[bytes]]] = []
         for number, place in enumerate(places):
             ends = row[number * len(tokens) : (number + 1) * len(tokens)]
             low, first = min(

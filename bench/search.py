@@ -1,0 +1,201 @@
+"""How long a search takes among a million messages: ``python -m bench.search``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from time import perf_counter
+
+from bench import meter, servers
+from bench.search_corpus import READERS, Language, fill, languages
+from bench.talk import BenchError
+from chatd.settings import store_url
+from chatd.store import schema
+from chatd.store.connection import Connection
+from chatd.store.dialects import dialect
+from chatd.store.postings import behind, index
+from chatd.store.search import FIRST, Key, Query, search
+from chatd.words import phrases, probes
+
+LIMIT = 20
+_AT_ONCE = 50  # rooms handed to the indexer, as the daemon does
+_PAGES = 5  # the last of which is timed, for `fifth page`
+
+Make = Callable[[Random, Language, Language], str]
+
+
+def _pick(chance: Random, language: Language, first: int, last: int) -> str:
+    return language.words[chance.randrange(first, last)]
+
+
+CLASSES: dict[str, Make] = {
+    "common word": lambda c, en, zh: _pick(c, en, 0, 20),
+    "usual word": lambda c, en, zh: _pick(c, en, 100, 2000),
+    "rare word": lambda c, en, zh: _pick(c, en, 20_000, 50_000),
+    "two common": lambda c, en, zh: f"{_pick(c, en, 0, 20)} {_pick(c, en, 20, 50)}",
+    "two usual": lambda c, en, zh: f"{_pick(c, en, 50, 500)} {_pick(c, en, 50, 500)}",
+    "common and rare": lambda c, en, zh: f"{_pick(c, en, 0, 20)} {_pick(c, en, 9000, 40_000)}",
+    "never together": lambda c, en, zh: f"{_pick(c, en, 0, 10)} {_pick(c, zh, 0, 10)}",
+    "phrase": lambda c, en, zh: f'"{_pick(c, en, 0, 20)} {_pick(c, en, 0, 50)}"',
+    "two characters": lambda c, en, zh: _two(c, zh),
+    "one character": lambda c, en, zh: _pick(c, zh, 0, 1000)[0],
+    "four characters": lambda c, en, zh: _pick(c, zh, 0, 200) + _pick(c, zh, 0, 200),
+    "no such word": lambda c, en, zh: "qqqq",
+}
+
+
+def _two(chance: Random, chinese: Language) -> str:
+    while len(word := _pick(chance, chinese, 0, 5000)) != 2:
+        pass
+    return word
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill, index and search each store; 0 if all went through."""
+    options = _options(arguments)
+    try:
+        print(", ".join(f"{name} {value}" for name, value in meter.machine().items()))
+        for name in ("sqlite", "mysql") if options.store == "both" else (options.store,):
+            with _connection(name, options) as connection:
+                _prepare(connection, name, options)
+                _measure(connection, options.searches)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__)
+    add = parser.add_argument
+    add("--store", choices=("sqlite", "mysql", "both"), default="both")
+    add("--messages", type=int, default=1_000_000)
+    add("--searches", type=int, default=100, help="of each class and reader")
+    add("--pool", default="", help="MariaDB's buffer pool, such as 1G (default: its 64M here)")
+    add("--directory", type=Path, help="where the databases are, and are left for another run")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _connection(name: str, options: argparse.Namespace) -> Iterator[Connection]:
+    with tempfile.TemporaryDirectory(prefix="chatd-bench-") as temporary:
+        directory = (options.directory or Path(temporary)) / name
+        directory.mkdir(parents=True, exist_ok=True)
+        if name == "sqlite":
+            yield _connect(store_url("", str(directory)))
+            return
+        with servers.mariadb(directory) as store:
+            connection = _connect(store_url(store.url, ""))
+            print(f"MariaDB {store.version}, buffer pool {options.pool or '64M'}")
+            if options.pool:
+                size = int(options.pool.rstrip("G")) * 2**30
+                connection.run(f"SET GLOBAL innodb_buffer_pool_size = {size}")
+            yield connection
+
+
+def _connect(url: object) -> Connection:
+    schema.upgrade(url)  # type: ignore[arg-type]
+    kind = dialect(url)  # type: ignore[arg-type]
+    raw = import_module(kind.module).connect(**kind.connect)
+    kind.opened(raw)
+    return Connection(raw, kind)
+
+
+def _prepare(connection: Connection, name: str, options: argparse.Namespace) -> None:
+    """Fills and indexes what an earlier run has not."""
+    if connection.one("SELECT 1 FROM entries LIMIT 1") is None:
+        fill(connection, options.messages)
+    start, rooms = perf_counter(), behind(connection, 0, 10_000)[0]
+    slices: list[float] = []
+    while rooms:
+        begun = perf_counter()
+        part, rooms = rooms[:_AT_ONCE], rooms[_AT_ONCE:]
+        rooms += index(connection, part)
+        slices.append((perf_counter() - begun) * 1000)
+    seconds = perf_counter() - start
+    if slices:
+        print(
+            f"{name}: {options.messages / seconds:,.0f} messages/s indexed in {len(slices):,}"
+            f" transactions; ms each: {_times(slices)}"
+        )
+    postings = connection.all("SELECT COUNT(*) FROM postings")[0][0]
+    print(f"{name}: {postings:,} postings, {_size(connection, options, name):,.0f} MB\n")
+
+
+def _size(connection: Connection, options: argparse.Namespace, name: str) -> float:
+    if name == "sqlite":
+        pages = connection.all("SELECT SUM(pgsize) FROM dbstat WHERE name = 'postings'")
+        return float(pages[0][0]) / 1e6
+    rows = connection.all(
+        "SELECT data_length FROM information_schema.tables"
+        " WHERE table_schema = DATABASE() AND table_name = 'postings'"
+    )
+    return float(rows[0][0]) / 1e6
+
+
+def _measure(connection: Connection, searches: int) -> None:
+    print(f"{'':16}" + "".join(f"{scope:>28}" for scope in ("one room", *READERS)))
+    print(f"{'ms':16}" + f"{'p50':>12}{'p95':>8}{'max':>8}" * (1 + len(READERS)))
+    for name, make in CLASSES.items():
+        cells = [_class(connection, make, 3, 1, searches)]
+        cells += [_class(connection, make, n, None, searches) for n in range(1, len(READERS) + 1)]
+        print(f"{name:16}" + "".join(cells), flush=True)
+    cells = [_class(connection, CLASSES["common word"], 3, 1, searches, _PAGES)]
+    cells += [
+        _class(connection, CLASSES["common word"], n, None, searches, _PAGES)
+        for n in range(1, len(READERS) + 1)
+    ]
+    print(f"{'fifth page':16}" + "".join(cells), flush=True)
+
+
+def _class(
+    connection: Connection,
+    make: Make,
+    user_id: int,
+    room_id: int | None,
+    searches: int,
+    pages: int = 1,
+) -> str:
+    chance, (english, chinese) = Random(3), languages()
+    spent = []
+    for _ in range(searches):
+        wanted = phrases(make(chance, english, chinese))
+        start: Key | None = FIRST
+        for _ in range(pages):
+            if start is None:
+                break
+            query = Query(user_id, wanted, probes(wanted), 0, start, room_id)
+            begun = perf_counter()
+            start = search(connection, query, LIMIT).rest
+            took = (perf_counter() - begun) * 1000
+        spent.append(took)
+    spent.sort()
+    return "".join(
+        f"{value:{width}.1f}"
+        for value, width in zip(
+            (spent[len(spent) // 2], spent[int(len(spent) * 0.95)], spent[-1]),
+            (12, 8, 8),
+            strict=True,
+        )
+    )
+
+
+def _times(spent: Sequence[float]) -> str:
+    ordered = sorted(spent)
+    shares = {"p50": 0.5, "p95": 0.95, "max": 1}
+    return ", ".join(
+        f"{name} {ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.1f}"
+        for name, share in shares.items()
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    sys.exit(main())
