@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.errors import CLOSE_CODES, SLOW_DOWN, Refused, Unavailable
+from chatd.errors import AWAY, CLOSE_CODES, SLOW_DOWN, Refused, Unavailable
 from chatd.node import Context, Node
 from chatd.rates import Bucket
 from chatd.registry import BY_REQUEST, USERS
@@ -166,7 +166,7 @@ class Dispatcher:
             request, wire, tick = session.requests.popleft()
             if tick < node.tick and not node.store.usable:
                 # One after the other, each would wait for the database as long as it may.
-                self._answer(session, request.id, wire, _AWAY)
+                self._answer(session, request.id, wire, Unavailable(AWAY))
             else:
                 self._begin(session, request, wire)
         if not session.ended:
@@ -234,7 +234,6 @@ class Dispatcher:
 
 _MISTAKES = frozenset(("bad-request", "unknown-command", "rate-limited", "unauthorized"))
 _LOG_IN_FIRST = Refused("unauthorized", "Log in first.")
-_AWAY = Unavailable("The database cannot be used now. Try again, with the same key.")
 _STOPPING = Refused("unavailable", "The server restarts.", 1.0)
 
 

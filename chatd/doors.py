@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import socket
 
+from msgspec import Struct
+
 from chatd.errors import Unavailable
 from chatd.settings import Limits
 
@@ -32,6 +34,12 @@ def place_of(address: str) -> str | None:
     return None if packed == bytes(15) + b"\x01" else packed[:8].hex(":", 2) + "::/64"
 
 
+class Guest(Struct):
+    """A connection that was counted, and where it comes from."""
+
+    place: str | None
+
+
 class Doors:
     """Counts who is inside. There is never more than `descriptors` allow, whatever the limits
     are."""
@@ -41,18 +49,29 @@ class Doors:
         self._inside = 0
         self._by_place: dict[str, int] = {}
 
-    def enter(self, place: str | None) -> None:
+    def enter(self, address: str) -> Guest:
         """A connection was made."""
+        guest = Guest(place_of(address))
         self._inside += 1
-        if place is not None:
-            self._by_place[place] = self._by_place.get(place, 0) + 1
+        self._count(guest.place, 1)
+        return guest
 
-    def leave(self, place: str | None) -> None:
+    def move(self, guest: Guest, address: str) -> bool:
+        """The connection comes from elsewhere, as a proxy tells; whether that is another place."""
+        before, guest.place = guest.place, place_of(address)
+        self._count(before, -1)
+        self._count(guest.place, 1)
+        return guest.place != before
+
+    def leave(self, guest: Guest) -> None:
         """The connection is gone."""
         self._inside -= 1
+        self._count(guest.place, -1)
+
+    def _count(self, place: str | None, more: int) -> None:
         if place is None:
             return
-        self._by_place[place] -= 1
+        self._by_place[place] = self._by_place.get(place, 0) + more
         if not self._by_place[place]:
             del self._by_place[place]
 
@@ -60,11 +79,11 @@ class Doors:
         """Whether the one that has just entered is to be dropped at once."""
         return self._inside > self._most(limits) + _MARGIN
 
-    def refusal(self, place: str | None, limits: Limits) -> Unavailable | None:
+    def refusal(self, guest: Guest, limits: Limits) -> Unavailable | None:
         """What to tell one that has just entered if it may not stay."""
         if self._inside > self._most(limits):
             return _FULL
-        if place is not None and self._by_place[place] > limits.address_connections:
+        if guest.place is not None and self._by_place[guest.place] > limits.address_connections:
             return _PLACE_FULL
         return None
 

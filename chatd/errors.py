@@ -72,6 +72,9 @@ def filled(template: str, fields: Mapping[str, object]) -> str:
     return template.format_map(fields) if fields else template
 
 
+AWAY: Final = "The database cannot be used now. Try again, with the same key."
+
+
 class Unavailable(Refused):
     """The database cannot be used now."""
 

@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from chatd.model import Entry, Membership, Party, Room
+from chatd.model import Entry, Membership, Party, Room, Rules, Standing
 from chatd.session import Session, User, Wire
+
+_USUAL = Rules()
 
 
 class Hub:
-    """The sessions of this node, by user and by group."""
+    """The sessions of this node, by user and by group; `relations` counts the changes in who may
+    write to whom."""
 
     _log = Logger()
 
@@ -33,6 +37,9 @@ class Hub:
         self._moved: set[int] = set()
         self._revoked: set[tuple[int, bytes | None]] = set()
         self._dissolved: set[int] = set()
+        self._rules: dict[int, Rules] = {}
+        self._changes = 0
+        self.relations = 0
 
     # -- coming and going
 
@@ -49,20 +56,25 @@ class Hub:
     @contextmanager
     def entering(self) -> Iterator[Callable[[int], bool]]:
         """Around a login's look at the database. Gives `moved(user_id)`: whether a membership
-        of the user changed since it was asked last, so that what was read may be old."""
+        of the user, or a group's rules, changed since it was asked last, so that what was read
+        may be old."""
         self._entering += 1
+        changes = self._changes
+
+        def has_moved(user_id: int) -> bool:
+            nonlocal changes
+            moved = user_id in self._moved or changes != self._changes
+            self._moved.discard(user_id)
+            changes = self._changes
+            return moved
+
         try:
-            yield self._has_moved
+            yield has_moved
         finally:
             self._entering -= 1
             if not self._entering:
                 self._moved.clear()
                 self._revoked.clear()
-
-    def _has_moved(self, user_id: int) -> bool:
-        moved = user_id in self._moved
-        self._moved.discard(user_id)
-        return moved
 
     def revoke(self, user_id: int, token: bytes | None) -> None:
         """A token of the user's, or all (None), are no longer good."""
@@ -83,12 +95,21 @@ class Hub:
         if session.paused:
             session.gaps()
         before = user.groups
-        user.groups = {m.room.id: m.role for m in memberships if m.room.id not in self._dissolved}
+        user.groups = self.standings(memberships)
         for room_id in before.keys() - user.groups.keys():
             self._remove(room_id, user)
         for room_id in user.groups:
             self._add(room_id, user)
         return user
+
+    def standings(self, memberships: Iterable[Membership]) -> dict[int, Standing]:
+        """What a user may do, by group, of memberships just read; the groups' rules are noted."""
+        standing = {}
+        for member in memberships:
+            if member.room.id not in self._dissolved:
+                standing[member.room.id] = member.standing
+                self._set_rules(member.room.id, member.rules)
+        return standing
 
     def leave(self, session: Session) -> None:
         """The session's client is nobody again."""
@@ -128,7 +149,7 @@ class Hub:
         user = self._users.get(user_id)
         if user is None:
             return
-        user.groups[member.room.id] = member.role
+        user.groups[member.room.id] = member.standing
         self._add(member.room.id, user)
 
     def part(self, room_id: int, user_id: int) -> None:
@@ -139,9 +160,39 @@ class Hub:
             return
         self._remove(room_id, user)
 
+    def restand(self, room_id: int, user_id: int, **changed: Any) -> None:
+        """A member's role, or until when the member is muted, has changed."""
+        self._note_move(user_id)
+        user = self._users.get(user_id)
+        if user is not None and room_id in user.groups:
+            user.groups[room_id] = replace(user.groups[room_id], **changed)
+
+    def rules(self, room_id: int) -> Rules | None:
+        """A group's rules, where they are not the usual."""
+        return self._rules.get(room_id)
+
+    def change_rules(self, room_id: int, **changed: Any) -> None:
+        """A group's rules have changed."""
+        self._changes += 1
+        self._set_rules(room_id, replace(self._rules.get(room_id, _USUAL), **changed))
+
+    def _set_rules(self, room_id: int, rules: Rules) -> None:
+        if rules == _USUAL:
+            self._rules.pop(room_id, None)
+        else:
+            self._rules[room_id] = rules
+
+    def reconsider(self, user_id: int | None = None) -> None:
+        """Whom a user may write to has changed; None: of everybody."""
+        self.relations += 1
+        for user in self._users.values() if user_id is None else [self._users.get(user_id)]:
+            if user is not None:
+                user.open = None
+
     def dissolve(self, room_id: int) -> None:
         """A group is no more."""
         self._dissolved.add(room_id)
+        self._rules.pop(room_id, None)
         for session in self._groups.pop(room_id, ()):
             if session.user is not None:
                 session.user.groups.pop(room_id, None)

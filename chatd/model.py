@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -48,6 +48,7 @@ Key = Annotated[
 ]
 Role = Literal["owner", "admin", "member"]
 Kind = Literal["direct", "group", "inbox"]
+Posting = Literal["members", "admins"]
 
 _NAME_PUNCTUATION = frozenset("_-.")
 _NAME_MARKS = frozenset(("Mn", "Mc"))  # the vowel signs of many scripts are marks
@@ -104,11 +105,16 @@ class Room(Struct, frozen=True):
     low: Party | None = None
     high: Party | None = None
 
+    def other(self, user_id: int) -> Party:
+        """The other one of a direct room's two."""
+        assert self.low is not None and self.high is not None
+        return self.high if user_id == self.low.id else self.low
+
     def address_from(self, sender_id: int) -> str:
         """Where an entry by `sender_id` goes, in absolute terms: `#group` or `@other`."""
         if self.low is None or self.high is None:
             return f"#{self.name}"
-        return f"@{self.high.name if sender_id == self.low.id else self.low.name}"
+        return f"@{self.other(sender_id).name}"
 
 
 class Entry(Struct, frozen=True):
@@ -135,8 +141,26 @@ class Entry(Struct, frozen=True):
         }
 
 
+class Standing(Struct, frozen=True):
+    """What a member of a group may do there; muted until a time in ms, 0 if not."""
+
+    role: Role
+    muted_until: int = 0
+
+
+UNMUTED: Final[dict[Role, Standing]] = {role: Standing(role) for role in get_args(Role)}
+
+
+class Rules(Struct, frozen=True):
+    """Who may write in a group: its members or its admins; until a time in ms only admins."""
+
+    posting: Posting = "members"
+    muted_until: int = 0
+
+
 class Membership(Struct, frozen=True):
     """A user's place in a group."""
 
     room: Room
-    role: Role
+    standing: Standing
+    rules: Rules = Rules()

@@ -9,6 +9,7 @@ from typing import Any
 
 import argon2
 import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -21,18 +22,21 @@ from chatd.doors import Doors, place_of
 from chatd.errors import SERVICE_RESTART, Refused
 from chatd.hub import Hub
 from chatd.indexer import Indexer
-from chatd.model import Membership, Party, Room, fold, normalise
+from chatd.model import Membership, Party, Room, Standing, fold, normalise
 from chatd.rates import Bucket, Rates
 from chatd.revocations import Revocations, log_out
+from chatd.rights import may
 from chatd.session import Link, Session, User, Wire
 from chatd.settings import Accounts, Heartbeat, Limits
 from chatd.store import accounts
 from chatd.store.accounts import Account, Login
+from chatd.store.contacts import check_open
 from chatd.store.dialects import Dialect
 from chatd.store.log import Draft, Effect, Keys, Stored
 from chatd.store.rooms import find_group, find_pair, make_pair
 from chatd.store.store import Store
 
+_NOTHING: dict[str, Any] = {}
 _ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
@@ -182,7 +186,7 @@ class Node:
             if self.hub.revoked(user.id, session.token):
                 raise Refused("unauthorized", "The token was revoked. Log in again.")
             if not session.link.live:
-                session.user = User(user, {m.room.id: m.role for m in memberships})
+                session.user = User(user, self.hub.standings(memberships))
                 session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
@@ -228,8 +232,49 @@ class Node:
         other = user.party if fold(name) == fold(user.name) else await self.find_user(name)
         room = await self.store.read(find_pair, user.party, other)
         if room is None and create:
+            await self._check_open(user, other)
             room = await self.store.write(make_pair, user.party, other, self.millis())
         return room
+
+    async def writable(self, user: User, address: str) -> Room:
+        """The room at an address, made where it is missing, in which `user` may write now. Raises
+        `Refused` as `room` does, of `muted`, and of `blocked` where the other one takes no
+        messages from the user."""
+        room = await self.room(user, address, create=True)
+        assert room is not None
+        if room.kind == "group":
+            self._check_unmuted(user, room)
+        elif room.kind == "direct" and (user.open is None or room.id not in user.open):
+            seen = self.hub.relations
+            await self._check_open(user, room.other(user.id))
+            if seen == self.hub.relations:
+                user.open = (user.open or set()) | {room.id}
+        return room
+
+    def _check_unmuted(self, user: User, room: Room) -> None:
+        standing, rules = user.groups[room.id], self.hub.rules(room.id)
+        if rules is None and not standing.muted_until:
+            return
+        if may(standing.role, "write when muted"):
+            return
+        now = self.millis()
+        if rules is not None and rules.posting == "admins":
+            raise Refused("muted", "Only admins may write in #{name}.", name=room.name)
+        until = max(standing.muted_until, 0 if rules is None else rules.muted_until)
+        if until > now:
+            wait = (until - now) / 1000
+            raise Refused("muted", "You may not write in #{name} for now.", wait, name=room.name)
+
+    async def _check_open(self, user: User, other: Party) -> None:
+        if other.id != user.id:
+            await self.store.read(check_open, user.id, other)
+
+    async def tell(self, party: Party, kind: str, body: dict[str, Any]) -> Draft:
+        """A draft for a user's inbox, which is made where it is missing."""
+        room = await self.store.read(find_pair, party, party)
+        if room is None:
+            room = await self.store.write(make_pair, party, party, self.millis())
+        return self._draft(room, party, kind, body)
 
     async def group(self, name: str) -> Room:
         """The group of a normalised name. Raises `Refused` of `not-found`."""
@@ -258,21 +303,35 @@ class Node:
         body: dict[str, Any],
         key: str | None = None,
         effect: Effect | None = None,
+        subject: Party | None = None,
+        companions: tuple[Draft, ...] = (),
+        shown: dict[str, Any] = _NOTHING,
     ) -> Deferred[Stored]:
-        """Puts an entry into the room's log; it fans out when it has committed."""
+        """Puts an entry into the room's log; it fans out when it has committed. `shown` is what
+        the event has besides the body, and the log has not; for the rest see `Draft`."""
         return self.store.append(
             Draft(
                 room=room,
                 sender=user.party,
                 kind=kind,
-                body=body,
+                body={**body, **shown} if shown else body,
                 encoded=msgspec.json.encode(body).decode(),
                 key=key.encode() if key else self.keys(),
                 at=self.millis(),
                 origin=session,
                 effect=effect,
+                subject=subject,
+                companions=companions,
             )
         )
+
+    def _draft(self, room: Room, sender: Party, kind: str, body: dict[str, Any]) -> Draft:
+        encoded = msgspec.json.encode(body).decode()
+        return Draft(room, sender, kind, body, encoded, self.keys(), self.millis())
+
+    def submit(self, draft: Draft, effect: Effect, *companions: Draft) -> Deferred[Stored]:
+        """Stores what `tell` made, with what happens in the same transaction."""
+        return self.store.append(replace(draft, effect=effect, companions=companions))
 
     def publish(self, stored: Sequence[tuple[Draft, int]]) -> None:
         """Fans out what a batch stored, room by room, in the order of the log."""
@@ -303,12 +362,44 @@ class Node:
     def _apply(self, pair: tuple[Draft, int]) -> None:
         draft = pair[0]
         if draft.kind == "joined":
-            self.hub.join(Membership(draft.room, "member"), draft.sender.id)
+            self._join(draft)
         self._fan_out([pair])
-        if draft.kind == "left":
-            self.hub.part(draft.room.id, draft.sender.id)
-        if draft.kind == "dissolved":
-            self.hub.dissolve(draft.room.id)
+        match draft.kind:
+            case "left":
+                self.hub.part(draft.room.id, draft.sender.id)
+            case "kicked":
+                self.hub.part(draft.room.id, _subject(draft).id)
+            case "appointed":
+                self._appoint(draft)
+            case "muted":
+                self._mute(draft)
+            case "configured":
+                if "posting" in draft.body:
+                    self.hub.change_rules(draft.room.id, posting=draft.body["posting"])
+            case "dissolved":
+                self.hub.dissolve(draft.room.id)
+
+    def _join(self, draft: Draft) -> None:
+        until = draft.body.get("muted_until", 0)
+        self.hub.join(Membership(draft.room, Standing("member", until)), draft.sender.id)
+
+    def _appoint(self, draft: Draft) -> None:
+        role = draft.body["role"]
+        if role == "owner":  # there is one
+            self.hub.restand(draft.room.id, draft.sender.id, role="admin")
+        self.hub.restand(draft.room.id, _subject(draft).id, role=role)
+
+    def _mute(self, draft: Draft) -> None:
+        until = draft.body["until"]
+        if draft.subject is None:
+            self.hub.change_rules(draft.room.id, muted_until=until)
+        else:
+            self.hub.restand(draft.room.id, draft.subject.id, muted_until=until)
+
+
+def _subject(draft: Draft) -> Party:
+    assert draft.subject is not None, draft.kind
+    return draft.subject
 
 
 def _origin(draft: Draft) -> Session | None:
@@ -323,7 +414,10 @@ RESTARTS = "The server restarts."
 # address, and an account is tried from everywhere; "new" are registrations from an address.
 _TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
 
-_MEMBERSHIP = frozenset(("joined", "left", "dissolved"))
+# What changes who gets a group's entries, or may write there.
+_MEMBERSHIP = frozenset(
+    ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved")
+)
 
 
 class Context:

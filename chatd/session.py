@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from chatd.errors import Refused
-from chatd.model import Party, Role, Room
+from chatd.model import Party, Room, Standing
 from chatd.rates import Bucket
 
 
@@ -57,18 +57,20 @@ class Link(Protocol):
 
 
 class User:
-    """A user with sessions on this node; `groups` holds the user's role by room id, `peers`
-    the rooms found so far by address, `bucket` what all sessions together may ask for."""
+    """A user with sessions on this node; `groups` holds the user's standing by room id, `peers`
+    the rooms found so far by address, `open` the ids of those between two where the other one
+    takes messages, `bucket` what all sessions together may ask for."""
 
-    __slots__ = ("bucket", "groups", "id", "name", "party", "peers", "sessions")
+    __slots__ = ("bucket", "groups", "id", "name", "open", "party", "peers", "sessions")
 
-    def __init__(self, party: Party, groups: Mapping[int, Role] = MappingProxyType({})) -> None:
+    def __init__(self, party: Party, groups: Mapping[int, Standing] = MappingProxyType({})) -> None:
         self.party = party
         self.id = party.id
         self.name = party.name
         self.groups = dict(groups)
         self.sessions: list[Session] = []
         self.peers: dict[str, Room] | None = None
+        self.open: set[int] | None = None
         self.bucket: Bucket | None = None
 
 

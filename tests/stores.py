@@ -33,8 +33,8 @@ from tests import mariadb
 
 TABLES = (
     "users", "tokens", "api_keys", "invitations", "rooms", "members", "cursors", "entries",
-    "revocations", "contacts", "bans", "join_requests", "group_invitations", "links", "versions",
-    "reactions", "pins", "mentions", "hidden", "postings", "indexed",
+    "revocations", "contacts", "bans", "mutes", "join_requests", "group_invitations",
+    "links", "versions", "reactions", "pins", "mentions", "hidden", "postings", "indexed",
 )  # fmt: skip
 NOW = 1_700_000_000_000  # ms
 HOUR = 3_600_000  # ms

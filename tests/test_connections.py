@@ -47,13 +47,13 @@ class Places(SynchronousTestCase):
         """Connections never use up the descriptors, whatever the limits are."""
         doors, limits = Doors(50), Limits(connections=1000)
         for _ in range(30):
-            doors.enter(None)
-            self.assertIsNone(doors.refusal(None, limits))
+            guest = doors.enter("local")
+            self.assertIsNone(doors.refusal(guest, limits))
         for _ in range(20):
-            doors.enter(None)
-            self.assertIsNotNone(doors.refusal(None, limits))
+            guest = doors.enter("local")
+            self.assertIsNotNone(doors.refusal(guest, limits))
             self.assertFalse(doors.crowded(limits))
-        doors.enter(None)
+        doors.enter("local")
         self.assertTrue(doors.crowded(limits))
 
 

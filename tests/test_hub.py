@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from chatd.errors import Refused
 from chatd.hub import Hub
-from chatd.model import Entry, Membership, Party, Room
+from chatd.model import UNMUTED, Entry, Membership, Party, Room
 from chatd.session import Gap, Session
 
 ALICE, BOB = Party(1, "alice"), Party(2, "bob")
@@ -84,7 +84,7 @@ class FanOut(SynchronousTestCase):
     def session(self, party: Party, *groups: Room, wire: CountingWire | None = None) -> Session:
         session = Session(RecordingLink(), wire or self.wire, "", 0)
         self.hub.open(session)
-        self.hub.enter(session, party, [Membership(room, "member") for room in groups])
+        self.hub.enter(session, party, [Membership(room, UNMUTED["member"]) for room in groups])
         return session
 
     def sent(self, session: Session) -> list[bytes]:
@@ -181,7 +181,7 @@ class FanOut(SynchronousTestCase):
     def test_membership_moves_the_audience(self) -> None:
         """Who joins gets what comes after, who leaves does not."""
         session = self.session(BOB)
-        self.hub.join(Membership(TEAM, "member"), BOB.id)
+        self.hub.join(Membership(TEAM, UNMUTED["member"]), BOB.id)
         self.hub.fan_out(TEAM, entries(TEAM, ALICE, 1), [None])
         self.hub.part(TEAM.id, BOB.id)
         self.hub.fan_out(TEAM, entries(TEAM, ALICE, 2), [None])

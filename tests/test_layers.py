@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "chatd"
 LAYERS = {
     "errors": set[str](),
     "model": {"errors"},
+    "rights": {"model"},
     "settings": set[str](),
     "config": {"settings"},
     "certificates": {"settings"},
@@ -25,7 +26,7 @@ LAYERS = {
     "words": set[str](),
     "doors": {"errors", "settings"},
     "session": {"errors", "model", "rates"},
-    "store": {"errors", "model", "session", "words"},
+    "store": {"errors", "model", "rights", "session", "words"},
     "hub": {"errors", "model", "session"},
     "auth": {"errors"},
     "cursors": {"errors", "session", "store"},
@@ -34,7 +35,7 @@ LAYERS = {
     "indexer": {"errors", "store"},
     "node": {
         *("auth", "backlog", "cursors", "doors", "errors", "hub", "indexer", "model", "rates"),
-        *("revocations", "session"),
+        *("revocations", "rights", "session"),
         *("settings", "store"),
     },
     "registry": set[str](),

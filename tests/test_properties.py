@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatd.commands.messages import Page
+from chatd.commands.rooms import Page
 from chatd.dispatcher import Malformed
 from chatd.errors import Refused
 from chatd.registry import COMMANDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -84,6 +85,10 @@ CLOCK: Any = reactor
 
 class Killed(Exception):
     """The process dies here."""
+
+
+def _noted(noted: list[Deferred[None]], what: str, work: Coroutine[Any, Any, None]) -> None:
+    noted.append(Deferred.fromCoroutine(work))
 
 
 def _spawned(what: str, work: Coroutine[Any, Any, None]) -> None:
@@ -620,9 +625,7 @@ class IndexerTests(SearchCase):
             wire = Wire()
             node = self.node(self.wired(wire))
             died: list[Deferred[None]] = []
-            following = Indexer(
-                node, CLOCK, lambda what, work, died=died: died.append(Deferred.fromCoroutine(work))
-            )
+            following = Indexer(node, CLOCK, partial(_noted, died))
             wire.before = once(begin, lambda: throw(Killed()))
             following.note([room.id for room in rooms])
             await self.assertFailure(died[0], Killed)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pymysql.constants import ER
 
 from chatd.errors import Refused
-from chatd.model import Membership, Party
+from chatd.model import UNMUTED, Membership, Party
 from chatd.store import accounts, rooms
 from chatd.store.accounts import Account, Login, Registration, digest
 from tests.stores import HOUR, NOW, TABLES, MariaDBCase, SQLiteCase, Wire, once, throw
@@ -252,9 +252,10 @@ class LogIn(People):
         assert isinstance(second, Account)
         assert isinstance(third, Account)
         self.assertEqual(
-            set(first.memberships), {Membership(mine, "owner"), Membership(theirs, "member")}
+            set(first.memberships),
+            {Membership(mine, UNMUTED["owner"]), Membership(theirs, UNMUTED["member"])},
         )
-        self.assertEqual(second.memberships, (Membership(theirs, "owner"),))
+        self.assertEqual(second.memberships, (Membership(theirs, UNMUTED["owner"]),))
         self.assertEqual(third.memberships, ())
 
     def _mixed(self) -> list[Login]:

@@ -461,6 +461,59 @@ class Effects(Contract):
         self.assertEqual(ran, [1])
 
 
+def _bundle(case: Contract, key: str, room: Room, user: Party, *others: Room) -> Draft:
+    companions = tuple(_replace(case.draft(o, user), key=b"\0%d" % o.id) for o in others)
+    return _replace(case.draft(room, user, key=key), companions=companions)
+
+
+class Companions(Contract):
+    """A draft's companions go into other rooms' logs with it, or not at all."""
+
+    async def test_stored_together(self) -> None:
+        """Each has the next number of its room, and is published in its place."""
+        node, user = self.node(), self.user()
+        one, two, three = self.inbox(), self.inbox(), self.inbox()
+        self.say(two, user, "there")
+        bundle = _bundle(self, "", one, user, two, three)
+        drafts = [self.draft(two, user), bundle, self.draft(two, user), self.draft(one, user)]
+        self.assertEqual(await self.answers(map(node.append, drafts)), [2, 1, 4, 2])
+        self.assertEqual([self.seqs(r) for r in (one, two, three)], [[1, 2], [1, 2, 3, 4], [1]])
+        self.assertEqual([node.heard_in(r) for r in (one, two, three)], [[1, 2], [2, 3, 4], [1]])
+        more = [self.draft(r, user) for r in (one, two, three)]
+        self.assertEqual(await self.answers(map(node.append, more)), [3, 5, 2])
+
+    async def test_refused_together(self) -> None:
+        """What its effect refuses leaves nothing of the companions either."""
+        node, user = self.node(), self.user()
+        one, two = self.inbox(), self.inbox()
+        bundle = _replace(_bundle(self, "", one, user, two), effect=_refuse)
+        self.assertEqual(await self.answer(node.append(bundle)), "forbidden")
+        self.assertEqual([self.seqs(one), self.seqs(two), node.heard], [[], [], []])
+
+    async def test_repeated(self) -> None:
+        """A repeat of the key stores no companion again."""
+        node, user = self.node(), self.user()
+        one, two = self.inbox(), self.inbox()
+        bundles = [_bundle(self, "k", one, user, two) for _ in range(3)]
+        found = await self.answers(map(node.append, bundles[:2]))
+        found.append(await self.answer(node.append(bundles[2])))
+        self.assertEqual(found, [1, ("again", 1), ("again", 1)])
+        self.assertEqual([self.seqs(two), node.heard_in(two)], [[1], [1]])
+
+    async def test_crossing(self) -> None:
+        """Two nodes that store companions in each other's rooms do not stand in each other's way
+        for ever."""
+        nodes, user = [self.node(), self.node()], self.user()
+        rooms = [self.inbox(), self.inbox()]
+        bundles = [_bundle(self, "", rooms[n % 2], user, rooms[1 - n % 2]) for n in range(20)]
+        bundles = [
+            _replace(b, companions=tuple(_replace(c, key=b"\0x%d" % n) for c in b.companions))
+            for n, b in enumerate(bundles)
+        ]
+        await self.answers(nodes[n % 2].append(b) for n, b in enumerate(bundles))
+        self.assertEqual([self.seqs(room) for room in rooms], [list(range(1, 21))] * 2)
+
+
 class Poison(Contract):
     """What the database refuses fails alone."""
 
@@ -792,7 +845,16 @@ class History(Contract):
 
 
 class LogOnSQLite(
-    Numbering, GroupCommit, Idempotency, Effects, Poison, Contention, Telling, History, SQLiteCase
+    Numbering,
+    GroupCommit,
+    Idempotency,
+    Effects,
+    Companions,
+    Poison,
+    Contention,
+    Telling,
+    History,
+    SQLiteCase,
 ):
     """The contract on SQLite."""
 
@@ -809,7 +871,16 @@ class LogOnSQLite(
 
 
 class LogOnMariaDB(
-    Numbering, GroupCommit, Idempotency, Effects, Poison, Contention, Telling, History, MariaDBCase
+    Numbering,
+    GroupCommit,
+    Idempotency,
+    Effects,
+    Companions,
+    Poison,
+    Contention,
+    Telling,
+    History,
+    MariaDBCase,
 ):
     """The contract on MariaDB, and what only a server can do."""
 
@@ -996,6 +1067,16 @@ class LogOnMariaDB(
         self.assertEqual(ran, [2])
         self.assertEqual(self.seqs(room), [1, 2, 3])
         self.assertEqual(node.heard_in(room), [2, 3])
+
+    async def test_commit_answer_of_companions_lost(self) -> None:
+        """After a commit that went through unheard, each is there and published once."""
+        wire = Wire()
+        node, user = self.node(self.wired(wire)), self.user()
+        one, two = self.inbox(), self.inbox()
+        wire.after = once("COMMIT", lambda: throw(self._lost()))
+        self.assertEqual(await self.answer(node.append(_bundle(self, "", one, user, two))), 1)
+        self.assertEqual([self.seqs(one), self.seqs(two)], [[1], [1]])
+        self.assertEqual([node.heard_in(one), node.heard_in(two)], [[1], [1]])
 
     async def test_lost_for_ever(self) -> None:
         """A statement whose connection always dies ends as `unavailable`."""

@@ -146,7 +146,7 @@ class Belonging(Contract):
         rooms.dissolve(self.db, gone.id, NOW)
         found = accounts.memberships(self.db, {one.id, other.id, 2**40})
         roles = {
-            user: {member.room: member.role for member in members}
+            user: {member.room: member.standing.role for member in members}
             for user, members in found.items()
         }
         self.assertEqual(

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatd.commands.messages import Page, RoomLine, Rooms, Synced
+from chatd.commands.rooms import Page, RoomLine, Rooms, Synced
 from chatd.dispatcher import Malformed
 from chatd.errors import Refused
 from chatd.frontends.websocket import frame

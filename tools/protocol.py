@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from chatd.commands import accounts, basics, groups, messages, search
+from chatd.commands import accounts, basics, groups, rooms, search
 from chatd.dispatcher import _MISTAKES
 from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
@@ -215,10 +215,10 @@ RESULTS: Sequence[msgspec.Struct] = (
     groups.Created("#team"),
     groups.Members([Member("alice", "owner"), Member("刘备", "member")], False),
     Stored(42, AT),
-    messages.Page([SAID], True),
-    messages.Rooms([messages.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
-    messages.Synced([SAID], False, {"#gone": "not-found"}),
-    messages.Moved(42),
+    rooms.Page([SAID], True),
+    rooms.Rooms([rooms.RoomLine("#team", "group", TEAM.title, 42, 40, 41, 1, SAID)]),
+    rooms.Synced([SAID], False, {"#gone": "not-found"}),
+    rooms.Moved(42),
     search.Hits([SAID], True, f"{AT}.1.42"),
 )
 BOUNDS = {  # of a JSON schema, in words
@@ -351,8 +351,8 @@ def reference() -> str:
     return DOCUMENT.format(
         closing=table("close code | meaning", ((str(n), why) for n, why in CLOSE_CODES.items())),
         hidden=table("character | shown as", hidden),
-        sync=messages._SYNC_AT_ONCE,
-        sync_in_all=messages._SYNC_IN_ALL,
+        sync=rooms._SYNC_AT_ONCE,
+        sync_in_all=rooms._SYNC_IN_ALL,
         commands="\n\n".join(map(section, COMMANDS.values())),
         events=table("event | meaning", told),
         event_lines=block(*(TEXT.event(event) for event, _ in EVENTS)),

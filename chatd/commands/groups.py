@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from chatd.errors import Refused
-from chatd.model import Entry, Group, Membership, Room, Title, group_name
+from chatd.model import UNMUTED, Entry, Group, Membership, Room, Title, group_name
 from chatd.node import Context
 from chatd.registry import USERS, command
 from chatd.store import rooms as statements
@@ -39,7 +39,7 @@ async def create(ctx: Context, name: Group, title: Title = "") -> Created:
     wanted, at = group_name(name), node.millis()
     _room_for_one_more(ctx)
     room = await node.store.write(statements.make_group, wanted, title, user.party, node.keys(), at)
-    node.hub.join(Membership(room, "owner"), user.id)
+    node.hub.join(Membership(room, UNMUTED["owner"]), user.id)
     body = {"title": title} if title else {}
     made = Entry(room.id, 1, "created", f"#{room.name}", user.party, at, body)
     node.hub.fan_out(room, [made], [ctx.session])
@@ -82,7 +82,7 @@ async def dissolve(ctx: Context, group: Group) -> Stored:
     """Ends a group for all its members. Only the owner may."""
     user = ctx.user
     room = await _mine(ctx, group)
-    if user.groups[room.id] != "owner":
+    if user.groups[room.id].role != "owner":
         raise Refused("forbidden", "Only the owner can dissolve #{name}.", name=room.name)
     now = ctx.node.millis()
     ctx.node.dissolving.add(room.id)  # nothing is said behind the end

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from chatd.dispatcher import Dispatcher, Malformed
-from chatd.doors import place_of
+from chatd.doors import Guest
 from chatd.errors import Refused
 from chatd.frontends.link import PORTION, TransportLink, address_of, drop
 from chatd.node import Node
@@ -40,14 +40,13 @@ class LineProtocol(TransportLink):
     """Cuts the bytes into lines; a line is a request."""
 
     pings = False
-    _place: str | None = None
+    _guest: Guest
     _known = False
     _negotiation = b""  # its beginning; it may hold line ends that are none
 
     def connectionMade(self) -> None:
         node, transport = self.node, self.transport
-        self._place = place_of(address_of(transport))
-        node.doors.enter(self._place)
+        self._guest = node.doors.enter(address_of(transport))
         if node.doors.crowded(node.limits):
             drop(transport)
             return
@@ -56,7 +55,7 @@ class LineProtocol(TransportLink):
             self.opened(TEXT)
 
     def _may_stay(self) -> bool:
-        refusal = self.node.doors.refusal(self._place, self.node.limits)
+        refusal = self.node.doors.refusal(self._guest, self.node.limits)
         if refusal is not None:
             self.send(TEXT.error(None, refusal))
             self._end()
@@ -84,9 +83,7 @@ class LineProtocol(TransportLink):
         address = address_of(self.transport)
         if self.session is None or address == self.session.address:
             return True
-        before, self._place = self._place, place_of(address)
-        self.node.doors.leave(before)
-        self.node.doors.enter(self._place)
+        self.node.doors.move(self._guest, address)
         self.node.locate(self.session, address)
         return self._may_stay()
 
@@ -148,7 +145,7 @@ class LineProtocol(TransportLink):
         self._end()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self.node.doors.leave(self._place)
+        self.node.doors.leave(self._guest)
         self.lost()
 
     def take(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.doors import place_of
+from chatd.doors import Guest
 from chatd.frontends.channel import head_too_long, last_words, too_late
 from chatd.frontends.link import address_of, drop
 from chatd.node import Node
@@ -28,7 +28,7 @@ class WebProtocol(Protocol):
     """Waits for the head of the first request."""
 
     factory: WebFactory
-    _place: str | None = None
+    _guest: Guest
     _head = b""
     _inner: Any = None
     _deadline: Any = None
@@ -36,8 +36,7 @@ class WebProtocol(Protocol):
 
     def connectionMade(self) -> None:
         node, transport = self.factory.node, self.transport
-        self._place = place_of(address_of(transport))
-        node.doors.enter(self._place)
+        self._guest = node.doors.enter(address_of(transport))
         if node.doors.crowded(node.limits):
             drop(transport)
             return
@@ -46,7 +45,7 @@ class WebProtocol(Protocol):
 
     def _look_who_comes(self) -> None:
         node = self.factory.node
-        refusal = node.doors.refusal(self._place, node.limits)
+        refusal = node.doors.refusal(self._guest, node.limits)
         if refusal is not None:
             self._refuse(last_words(b"503 Service Unavailable", refusal))
 
@@ -68,10 +67,7 @@ class WebProtocol(Protocol):
 
     def _recognise(self) -> None:
         """Behind a proxy that speaks PROXY it shows by the first bytes who has come."""
-        before, self._place = self._place, place_of(address_of(self.transport))
-        if self._place != before:
-            self.factory.node.doors.leave(before)
-            self.factory.node.doors.enter(self._place)
+        if self.factory.node.doors.move(self._guest, address_of(self.transport)):
             self._look_who_comes()
 
     def _hand_over(self, head: bytes) -> None:
@@ -106,7 +102,7 @@ class WebProtocol(Protocol):
             self._deadline = self.factory.node.clock.callLater(seconds, then)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.factory.node.doors.leave(self._place)
+        self.factory.node.doors.leave(self._guest)
         self._wait(None)
         if self._inner is not None:
             self._inner.connectionLost(reason)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from chatd.errors import Refused
-from chatd.model import Membership, Party, Room, fold
+from chatd.model import UNMUTED, Membership, Party, Room, Rules, Standing, fold
 from chatd.store import revocations
 from chatd.store.connection import Connection, Row, marks
 
@@ -250,13 +250,15 @@ def memberships(connection: Connection, user_ids: set[int]) -> dict[int, tuple[M
     if not user_ids:
         return {}
     found: dict[int, tuple[Membership, ...]] = {}
-    for user_id, role, room_id, name, title in connection.all(
-        "SELECT m.user_id, m.role, r.id, r.name, r.title FROM members m"
-        " JOIN rooms r ON r.id = m.room_id"
+    for user_id, role, until, room_id, name, title, *rules in connection.all(
+        "SELECT m.user_id, m.role, u.until, r.id, r.name, r.title, r.posting, r.muted_until"
+        " FROM members m JOIN rooms r ON r.id = m.room_id"
+        " LEFT JOIN mutes u ON u.room_id = m.room_id AND u.user_id = m.user_id"
         f" WHERE m.user_id IN ({marks(user_ids)}) AND r.dissolved_at IS NULL",
         list(user_ids),
     ):
-        member = Membership(Room(room_id, "group", name, title), role)
+        standing = Standing(role, until) if until else UNMUTED[role]
+        member = Membership(Room(room_id, "group", name, title), standing, Rules(*rules))
         found[user_id] = (*found.get(user_id, ()), member)
     return found
 

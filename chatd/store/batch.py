@@ -83,18 +83,16 @@ class Batcher(Generic[Item, Result]):
 
     def published(self) -> Deferred[None]:
         """Fires when all that the database holds now has been published."""
-        done: Deferred[None] = Deferred()
-        if self._running:
-            self._unpublished.append(done)
-        else:
-            done.callback(None)
-        return done
+        return self._wait(self._unpublished)
 
     def idle(self) -> Deferred[None]:
         """Fires when all that was submitted is done."""
+        return self._wait(self._idle)
+
+    def _wait(self, waiters: list[Deferred[None]]) -> Deferred[None]:
         done: Deferred[None] = Deferred()
         if self._running:
-            self._idle.append(done)
+            waiters.append(done)
         else:
             done.callback(None)
         return done

@@ -51,9 +51,11 @@ _SELECT = (
 class Draft(Struct, frozen=True):
     """An entry on its way into the log.
 
-    `key` is unique with the sender; `at` is in ms; `effect(connection, seq)` changes other
-    tables in the same transaction and may raise `Refused`; `origin` is the session that it
-    came from.
+    `body` is what the event shows, `encoded` what is kept of it. `key` is unique with the sender;
+    `at` is in ms; `effect(connection, seq)` changes other tables in the same transaction, may
+    add to `body` and may raise `Refused`; `origin` is the session that it came from; `subject`
+    whom it is about, where that is not the sender. `companions`, which have neither effects nor
+    companions, go into the logs of other rooms in the same transaction.
     """
 
     room: Room
@@ -65,6 +67,8 @@ class Draft(Struct, frozen=True):
     at: int
     origin: Session | None = None
     effect: Effect | None = None
+    subject: Party | None = None
+    companions: tuple[Draft, ...] = ()
 
     def entry(self, seq: int) -> Entry:
         """The entry that the draft became."""
@@ -79,6 +83,13 @@ class Stored(Struct, frozen=True, omit_defaults=True):
     seq: int
     at: int
     duplicate: bool = False
+
+
+class Bundle(Struct, frozen=True):
+    """What became of a draft with companions: its own place, and theirs."""
+
+    stored: Stored
+    companions: list[tuple[Draft, int]]
 
 
 class Keys:
@@ -113,7 +124,7 @@ class Log:
     ) -> None:
         self._publish = publish
         self._pending: dict[Identity, list[tuple[Draft, Deferred[Stored]]]] = {}
-        self._batcher: Batcher[Draft, Stored] = Batcher(
+        self._batcher: Batcher[Draft, Stored | Bundle] = Batcher(
             reactor,
             pool,
             Writer(partial(reactor.callFromThread, publish)).write,
@@ -130,16 +141,20 @@ class Log:
         first one's place. Fails with `Refused`, of `conflict` where the key was used for
         another room, `unavailable` where the database does not answer."""
         if draft.key.startswith(_OWN):
-            return self._batcher.submit(draft)
+            return self._submit(draft)
         identity = _identity(draft)
         followers = self._pending.get(identity)
         if followers is not None:
             done: Deferred[Stored] = Deferred()
             followers.append((draft, done))
             return done
-        stored = self._batcher.submit(draft)
+        stored = self._submit(draft)
         self._pending[identity] = []
         return stored.addBoth(self._settle, draft)
+
+    def _submit(self, draft: Draft) -> Deferred[Any]:
+        result = self._batcher.submit(draft)
+        return result.addCallback(_own_place) if draft.companions else result
 
     def _settle(self, outcome: Any, draft: Draft) -> Any:
         for follower, done in self._pending.pop(_identity(draft)):
@@ -151,13 +166,19 @@ class Log:
                 done.callback(Stored(outcome.seq, outcome.at, duplicate=True))
         return outcome
 
-    def _stored(self, batch: list[tuple[Draft, Stored, bool]]) -> None:
-        fresh = [
-            (_unheard(draft) if late else draft, stored.seq)
-            for draft, stored, late in batch
-            if not stored.duplicate
-        ]
+    def _stored(self, batch: list[tuple[Draft, Stored | Bundle, bool]]) -> None:
+        fresh = []
+        for draft, result, late in batch:
+            stored = _own_place(result)
+            if not stored.duplicate:
+                fresh.append((_unheard(draft) if late else draft, stored.seq))
+            if isinstance(result, Bundle):
+                fresh += result.companions
         self._publish(fresh)
+
+
+def _own_place(result: Stored | Bundle) -> Stored:
+    return result.stored if isinstance(result, Bundle) else result
 
 
 def _unheard(draft: Draft) -> Draft:
@@ -185,28 +206,33 @@ class Writer:
         self._ends: dict[int, int] = {}
         self._doubtful: Sequence[Draft] = ()
 
-    def write(self, connection: Connection, drafts: Sequence[Draft]) -> Sequence[Stored | Refused]:
+    def write(
+        self, connection: Connection, drafts: Sequence[Draft]
+    ) -> Sequence[Stored | Bundle | Refused]:
         """Stores a batch. Safe to run again after a failure that leaves open whether the
         commit went through."""
         tried = {_identity(draft) for draft in self._doubtful}
         self._settle(connection, drafts)
         self._doubtful = drafts
         # Forgotten first: after a failure it is unknown where these rooms end.
-        ends = {room_id: self._ends.pop(room_id, 0) for room_id in {d.room.id for d in drafts}}
+        ends = {room_id: self._ends.pop(room_id, 0) for room_id in _room_ids(drafts)}
         results = _write(connection, drafts, ends, tried)
         self._doubtful = ()
         if len(self._ends) > _ENDS_KEPT:
             self._ends.clear()
-        for draft, stored in zip(drafts, results, strict=True):
-            if isinstance(stored, Stored) and not stored.duplicate:
-                self._ends[draft.room.id] = stored.seq
+        for draft, result in zip(drafts, results, strict=True):
+            if isinstance(result, Stored) and not result.duplicate:
+                self._ends[draft.room.id] = result.seq
+            elif isinstance(result, Bundle):
+                self._ends[draft.room.id] = result.stored.seq
+                self._ends.update((other.room.id, seq) for other, seq in result.companions)
         return results
 
     def _settle(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Announces what an earlier batch stored unheard; what is tried again now will be
         told with its batch."""
         now = {id(draft) for draft in drafts}
-        earlier = [draft for draft in self._doubtful if id(draft) not in now]
+        earlier = _flat([draft for draft in self._doubtful if id(draft) not in now])
         if not earlier:
             return
         found = _repeats(connection, earlier)
@@ -223,10 +249,19 @@ def _identity(draft: Draft) -> Identity:
     return (draft.sender.id, draft.key)
 
 
+def _flat(drafts: Sequence[Draft]) -> list[Draft]:
+    """The drafts, each followed by its companions."""
+    return [one for draft in drafts for one in (draft, *draft.companions)]
+
+
+def _room_ids(drafts: Sequence[Draft]) -> set[int]:
+    return {draft.room.id for draft in _flat(drafts)}
+
+
 def _write(
     connection: Connection, drafts: Sequence[Draft], ends: dict[int, int], tried: set[Identity]
-) -> Sequence[Stored | Refused]:
-    if all(draft.effect is None for draft in drafts):
+) -> Sequence[Stored | Bundle | Refused]:
+    if all(draft.effect is None and not draft.companions for draft in drafts):
         try:
             return _insert(connection, drafts, ends)
         except connection.dialect.errors as error:
@@ -256,21 +291,22 @@ def _insert(
 
 def _insert_locked(
     connection: Connection, drafts: Sequence[Draft], tried: set[Identity]
-) -> Sequence[Stored | Refused]:
-    room_ids = sorted({draft.room.id for draft in drafts})
+) -> Sequence[Stored | Bundle | Refused]:
+    room_ids = sorted(_room_ids(drafts))
     connection.all(
         f"SELECT id FROM rooms WHERE id IN ({marks(room_ids)}) ORDER BY id"
         + connection.dialect.locking,
         room_ids,
     )
-    repeats = _repeats(connection, drafts)
+    repeats = _repeats(connection, _flat(drafts))
     ends = read_ends(connection, set(room_ids))
-    results: list[Stored | Refused] = []
+    results: list[Stored | Bundle | Refused] = []
     rows = []
     for draft in drafts:
         earlier = repeats.get(_identity(draft))
         if earlier is not None:
-            results.append(_repeated(draft, *earlier, _identity(draft) in tried))
+            result = _repeated(draft, *earlier, _identity(draft) in tried)
+            results.append(_bundled(draft, result, repeats))
             continue
         seq = ends[draft.room.id] + 1
         try:
@@ -279,12 +315,21 @@ def _insert_locked(
         except Refused as refused:
             results.append(refused)
             continue
-        ends[draft.room.id] = seq
-        rows.append(_row(draft, seq))
-        results.append(Stored(seq, draft.at))
-        repeats[draft.sender.id, draft.key] = (draft.room.id, seq, draft.at)
+        for one in (draft, *draft.companions):
+            ends[one.room.id] += 1
+            rows.append(_row(one, ends[one.room.id]))
+            repeats[_identity(one)] = (one.room.id, ends[one.room.id], one.at)
+        results.append(_bundled(draft, Stored(seq, draft.at), repeats))
     connection.many(_INSERT, rows)
     return results
+
+
+def _bundled(
+    draft: Draft, result: Stored | Refused, places: dict[Identity, tuple[int, int, int]]
+) -> Stored | Bundle | Refused:
+    if not draft.companions or isinstance(result, Refused) or result.duplicate:
+        return result
+    return Bundle(result, [(other, places[_identity(other)][1]) for other in draft.companions])
 
 
 def _row(draft: Draft, seq: int) -> Row:

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.errors import Unavailable
+from chatd.errors import AWAY, Unavailable
 from chatd.store.connection import Connection
 from chatd.store.dialects import ANSWER_SECONDS, Dialect
 
@@ -33,7 +33,6 @@ _PAUSES = (0.05, 1.0)  # seconds, the first and the longest, between attempts to
 _CALM = 0.5  # seconds without a failure after which the database can be used again
 _ENDING = 20  # looks whether an abandoned statement has ended,
 _ENDING_PAUSE = 0.05  # seconds apart
-_REFUSAL = "The database cannot be used now. Try again, with the same key."
 
 
 class Broken(Unavailable):
@@ -61,7 +60,7 @@ class Health:
 
     def failed(self, error: Exception, connecting: bool = False) -> Unavailable:
         """Notes a failure; what to answer."""
-        refusal = Unavailable(_REFUSAL)
+        refusal = Unavailable(AWAY)
         now = time.monotonic()
         with self._lock:
             changed, self.usable, self._failed = self.usable, False, now
@@ -190,7 +189,7 @@ class Pool:
                 else:
                     raise
                 if attempts <= 0 and self._dialect.lost(error) and self._answers():
-                    raise Broken(_REFUSAL) from error
+                    raise Broken(AWAY) from error
                 if attempts <= 0 or time.monotonic() >= end:
                     raise self.health.failed(error) from error
             else:

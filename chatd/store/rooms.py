@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from chatd.errors import Refused
 from chatd.model import Entry, Party, Role, Room, fold
+from chatd.rights import RIGHTS, may, outranks
 from chatd.store.connection import Connection, Row
 from chatd.store.log import END_OF_ROOM, read_after
 
@@ -137,6 +138,39 @@ def add_member(connection: Connection, room_id: int, user_id: int, role: Role, s
         (user_id, room_id, role, seq),
     )
     connection.many(_ADVANCE, [(user_id, room_id, seq, seq)])
+
+
+def authorise(
+    connection: Connection, room_id: int, user_id: int, action: str, subject_id: int | None = None
+) -> Role:
+    """The user's role, if it is enough for an action of `chatd.rights` in a group that stands;
+    what is done to a member needs a higher role than that member's. Belongs into the transaction
+    that does it. Raises `Refused` of `not-found`, `not-a-member` or `forbidden`."""
+    if not connection.one("SELECT 1 FROM rooms WHERE id = ? AND dissolved_at IS NULL", (room_id,)):
+        raise Refused("not-found", "The group was dissolved.")
+    role = role_of(connection, room_id, user_id)
+    if role is None:
+        raise Refused("not-a-member", "You are not in the group.")
+    if not may(role, action):
+        raise Refused("forbidden", _ONLY[RIGHTS[action]])
+    subject = None if subject_id is None else role_of(connection, room_id, subject_id)
+    if subject is not None and not outranks(role, subject):
+        raise Refused("forbidden", "This takes a higher role than the other member has.")
+    return role
+
+
+_ONLY: dict[Role, str] = {
+    "owner": "Only the owner of the group may do this.",
+    "admin": "Only admins of the group may do this.",
+}
+
+
+def role_of(connection: Connection, room_id: int, user_id: int) -> Role | None:
+    """A member's role; None for others."""
+    row = connection.one(
+        "SELECT role FROM members WHERE user_id = ? AND room_id = ?", (user_id, room_id)
+    )
+    return row[0] if row else None
 
 
 def join(connection: Connection, room_id: int, user_id: int, seq: int) -> None:

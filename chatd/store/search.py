@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from chatd.model import Entry, Party, Room
 from chatd.store.connection import Connection, Row
+from chatd.store.visible import FLOOR, UNHIDDEN
 from chatd.words import spelled
 
 Key = tuple[int, int, int]  # at, room's id, seq: hits are told in the falling order of their keys
@@ -109,9 +110,9 @@ class _Search:
         params = [value for t in query.tokens for value in (t, query.start[0], query.after)]
         only = () if query.room_id is None else (query.room_id,)
         found = []
-        for floor, source in _SOURCES:
+        for source in _SOURCES:
             rows = self._connection.all(
-                f"SELECT x.*, {_FLOOR_AT} FROM (SELECT r.id, {floor} AS floor, {heads}"
+                f"SELECT x.*, {_OPENED} FROM (SELECT r.id, {FLOOR} AS floor, {heads}"
                 f" FROM {source}{' AND r.id = ?' if only else ''}) x WHERE {have}",
                 (*params, query.user_id, *only),
             )
@@ -119,8 +120,8 @@ class _Search:
         return [place for place in found if place.at >= place.lowest]
 
     def _place(self, row: Row) -> _Place:
-        room_id, floor, *heads, floor_at = row
-        lowest = max(self._query.after, (floor_at or 0) - _SKEW)
+        room_id, floor, *heads, opened = row
+        lowest = max(self._query.after, (opened or 0) - _SKEW)
         return _Place(room_id, floor, lowest, self._query.start, min(heads))
 
     def _ready(self, edge: Key | None, size: int) -> Iterable[list[Key]]:
@@ -222,22 +223,21 @@ def _entry(row: Row) -> Entry:
     return Entry(room_id, seq, kind, to, sender, at, msgspec.json.decode(body))
 
 
-# The rooms that a user may read, each with the last seq that is hidden from the user.
-_CLEARED = "COALESCE(c.cleared_seq, 0)"
-_CURSOR = "LEFT JOIN cursors c ON c.user_id = {user} AND c.room_id = r.id"
+# The rooms that a user may read.
 _SOURCES = (
-    (
-        f"CASE r.history WHEN 'joined' THEN GREATEST(m.joined_seq, {_CLEARED}) ELSE {_CLEARED} END",
-        f"members m JOIN rooms r ON r.id = m.room_id {_CURSOR.format(user='m.user_id')}"
-        " WHERE m.user_id = ? AND r.dissolved_at IS NULL",
-    ),
-    (_CLEARED, f"rooms r {_CURSOR.format(user='r.low_id')} WHERE r.low_id = ?"),
-    (
-        _CLEARED,
-        f"rooms r {_CURSOR.format(user='r.high_id')} WHERE r.high_id = ? AND r.low_id <> r.high_id",
+    "members m JOIN rooms r ON r.id = m.room_id"
+    " LEFT JOIN cursors c ON c.user_id = m.user_id AND c.room_id = r.id"
+    " WHERE m.user_id = ? AND r.dissolved_at IS NULL",
+    *(
+        f"rooms r LEFT JOIN cursors c ON c.user_id = r.{side} AND c.room_id = r.id"
+        f" LEFT JOIN members m ON m.user_id = r.{side} AND m.room_id = r.id WHERE {which}"
+        for side, which in (
+            ("low_id", "r.low_id = ?"),
+            ("high_id", "r.high_id = ? AND r.low_id <> r.high_id"),
+        )
     ),
 )
-_FLOOR_AT = "(SELECT e.at FROM entries e WHERE e.room_id = x.id AND e.seq = x.floor)"
+_OPENED = "(SELECT e.at FROM entries e WHERE e.room_id = x.id AND e.seq = x.floor + 1)"
 _HEAD = (
     "(SELECT p.at FROM postings p WHERE p.room_id = r.id AND p.token = ? AND p.at <= ?"
     " AND p.at >= ? ORDER BY p.at DESC LIMIT 1) AS h{n}"
@@ -262,6 +262,5 @@ _ENTRIES = (
     " r.kind, r.name, r.low_id, lo.name, r.high_id, hi.name"
     " FROM entries e JOIN rooms r ON r.id = e.room_id LEFT JOIN users u ON u.id = e.sender_id"
     " LEFT JOIN users lo ON lo.id = r.low_id LEFT JOIN users hi ON hi.id = r.high_id"
-    " LEFT JOIN hidden h ON h.user_id = ? AND h.room_id = e.room_id AND h.seq = e.seq"
-    " WHERE e.kind = 'message' AND h.seq IS NULL AND ("
+    f" WHERE e.kind = 'message' AND {UNHIDDEN} AND ("
 )

@@ -57,7 +57,8 @@ def _groups() -> None:
     _add("rooms", "posting", sa.String(16), "members")
     _add("rooms", "muted_until", BIGINT, 0)
     _add("rooms", "called_at", BIGINT, 0)
-    _add("members", "muted_until", BIGINT, 0)
+    # Apart from `members`, or to leave and come back would end it.
+    _table("mutes", _key("room_id", BIGINT), _key("user_id", BIGINT), _column("until", BIGINT))
     _table(
         "bans",
         _key("room_id", BIGINT),
