@@ -35,7 +35,7 @@ class TextTests(SynchronousTestCase):
         """Case and width make no difference."""
         self.assertEqual(words("ＨＥＬＬＯ Straße"), words("hello STRASSE"))
         self.assertEqual(words("ｶﾞｷﾞ"), words("ガギ"))
-        self.assertEqual(words("Ⅷ ﬁne"), {"viii", "fine"})
+        self.assertEqual(words("Ⅷ ﬁne ℡"), {"viii", "fine", "tel"})
 
     def test_accents(self) -> None:
         """Accents of Latin and Greek letters make no difference; what tells other letters apart
