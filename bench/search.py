@@ -103,7 +103,9 @@ def _connection(name: str, options: argparse.Namespace) -> Iterator[Connection]:
 def _connect(url: object) -> Connection:
     schema.upgrade(url)  # type: ignore[arg-type]
     kind = dialect(url)  # type: ignore[arg-type]
-    raw = import_module(kind.module).connect(**kind.connect)
+    # Counting what is there takes longer than a daemon would wait.
+    connect = {name: value for name, value in kind.connect.items() if "timeout" not in name}
+    raw = import_module(kind.module).connect(**connect)
     kind.opened(raw)
     return Connection(raw, kind)
 

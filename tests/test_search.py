@@ -365,21 +365,21 @@ class PagingTests(SearchCase):
             self.say(chance.choice(rooms), user, f"tea {number}")
         self.db.run("UPDATE entries SET at = at - at % 16")
         self.index()
-        expected = [
-            (room_id, seq)
-            for _, room_id, seq in self.db.all(
-                "SELECT at, room_id, seq FROM entries WHERE kind = 'message'"
-                " ORDER BY at DESC, room_id DESC, seq DESC"
-            )
-        ]
         for limit in (1, 7, 50):
+            expected = [
+                (room_id, seq)
+                for _, room_id, seq in self.db.all(
+                    "SELECT at, room_id, seq FROM entries WHERE kind = 'message'"
+                    " ORDER BY at DESC, room_id DESC, seq DESC"
+                )
+            ]
             found: list[tuple[int, int]] = []
             for page in self.pages(self.query(user, "tea"), limit):
                 found += [(entry.room_id, entry.seq) for entry in page.entries]
-                self.say(chance.choice(rooms), user, "tea late")
-                self.index()
+                if len(found) % 2:
+                    self.say(chance.choice(rooms), user, "tea late")
+                    self.index()
             self.assertEqual(found, expected)
-            self.db.run("DELETE FROM entries WHERE body LIKE '%late%'")
 
     def test_never_together(self) -> None:
         """Two words that are common and never meet cost one request no more than a bound, and
