@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from random import Random
-from time import perf_counter
+from time import perf_counter, process_time
+
+from msgspec.structs import replace
 
 from bench import meter, servers
 from bench.search_corpus import READERS, Language, fill, languages
@@ -21,7 +23,7 @@ from chatd.store import schema
 from chatd.store.connection import Connection
 from chatd.store.dialects import dialect
 from chatd.store.postings import behind, index
-from chatd.store.search import FIRST, Key, Query, search
+from chatd.store.search import Query, search
 from chatd.words import phrases, probes
 
 LIMIT = 20
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("sqlite", "mysql") if options.store == "both" else (options.store,):
             with _connection(name, options) as connection:
                 _prepare(connection, name, options)
-                _measure(connection, options.searches)
+                _Measure(connection, options).all()
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -88,10 +90,12 @@ def _connection(name: str, options: argparse.Namespace) -> Iterator[Connection]:
     with tempfile.TemporaryDirectory(prefix="chatd-bench-") as temporary:
         directory = (options.directory or Path(temporary)) / name
         directory.mkdir(parents=True, exist_ok=True)
+        options.pid = None
         if name == "sqlite":
             yield _connect(store_url("", str(directory)))
             return
         with servers.mariadb(directory) as store:
+            options.pid = store.pid
             connection = _connect(store_url(store.url, ""))
             print(f"MariaDB {store.version}, buffer pool {options.pool or '64M'}")
             if options.pool:
@@ -142,62 +146,62 @@ def _size(connection: Connection, options: argparse.Namespace, name: str) -> flo
     return float(rows[0][0]) / 1e6
 
 
-def _measure(connection: Connection, searches: int) -> None:
-    print(f"{'':16}" + "".join(f"{scope:>28}" for scope in ("one room", *READERS)))
-    print(f"{'ms':16}" + f"{'p50':>12}{'p95':>8}{'max':>8}" * (1 + len(READERS)))
-    for name, make in CLASSES.items():
-        cells = [_class(connection, make, 3, 1, searches)]
-        cells += [_class(connection, make, n, None, searches) for n in range(1, len(READERS) + 1)]
-        print(f"{name:16}" + "".join(cells), flush=True)
-    cells = [_class(connection, CLASSES["common word"], 3, 1, searches, _PAGES)]
-    cells += [
-        _class(connection, CLASSES["common word"], n, None, searches, _PAGES)
-        for n in range(1, len(READERS) + 1)
-    ]
-    print(f"{'fifth page':16}" + "".join(cells), flush=True)
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """Searches, and what they take: by the clock, and of the processors, the database's share
+    included. On a machine that does other things as well, only the latter means something."""
+
+    connection: Connection
+    options: argparse.Namespace
+
+    def all(self) -> None:
+        """Print a line for each class."""
+        scopes = [("one room", 3, 1), *((name, n, None) for n, name in enumerate(READERS, 1))]
+        print(f"{'':16}" + "".join(f"{name:>30}" for name, _, _ in scopes))
+        print(f"{'ms':16}" + f"{'p50':>9}{'p95':>7}{'cpu50':>7}{'cpu95':>7}" * len(scopes))
+        rows = [(name, make, 1) for name, make in CLASSES.items()]
+        for name, make, pages in [*rows, ("fifth page", CLASSES["common word"], _PAGES)]:
+            cells = [self._cell(make, pages, user, room) for _, user, room in scopes]
+            print(f"{name:16}" + "".join(cells), flush=True)
+
+    def _cell(self, make: Make, pages: int, user_id: int, room_id: int | None) -> str:
+        chance, (english, chinese) = Random(3), languages()
+        clock, cpu = [], []
+        for _ in range(self.options.searches):
+            wanted = phrases(make(chance, english, chinese))
+            query = Query(user_id, wanted, probes(wanted), room_id=room_id)
+            used, took = self._timed(query)
+            for _ in range(pages - 1):
+                if (rest := search(self.connection, query, LIMIT).rest) is not None:
+                    query = replace(query, start=rest)
+                    used, took = self._timed(query)
+            cpu.append(used)
+            clock.append(took)
+        values = [_share(spent, share) for spent in (clock, cpu) for share in (0.5, 0.95)]
+        return f"{values[0]:9.1f}" + "".join(f"{value:7.1f}" for value in values[1:])
+
+    def _timed(self, query: Query) -> tuple[float, float]:
+        database, begun, own = self._database(), perf_counter(), process_time()
+        search(self.connection, query, LIMIT)
+        own, took = process_time() - own, perf_counter() - begun
+        return own * 1000 + (self._database() - database) / 1e6, took * 1000
+
+    def _database(self) -> int:
+        """The time that MariaDB has computed, in ns; see proc(5) on schedstat."""
+        if self.options.pid is None:
+            return 0
+        tasks = Path(f"/proc/{self.options.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def _class(
-    connection: Connection,
-    make: Make,
-    user_id: int,
-    room_id: int | None,
-    searches: int,
-    pages: int = 1,
-) -> str:
-    chance, (english, chinese) = Random(3), languages()
-    spent = []
-    for _ in range(searches):
-        wanted = phrases(make(chance, english, chinese))
-        start: Key | None = FIRST
-        for _ in range(pages):
-            if start is None:
-                break
-            query = Query(user_id, wanted, probes(wanted), 0, start, room_id)
-            begun = perf_counter()
-            start = search(connection, query, LIMIT).rest
-            took = (perf_counter() - begun) * 1000
-        spent.append(took)
-    spent.sort()
-    return "".join(
-        f"{value:{width}.1f}"
-        for value, width in zip(
-            (spent[len(spent) // 2], spent[int(len(spent) * 0.95)], spent[-1]),
-            (12, 8, 8),
-            strict=True,
-        )
-    )
+def _share(spent: Sequence[float], share: float) -> float:
+    return sorted(spent)[min(len(spent) - 1, int(share * len(spent)))]
 
 
 def _times(spent: Sequence[float]) -> str:
-    ordered = sorted(spent)
     shares = {"p50": 0.5, "p95": 0.95, "max": 1}
-    return ", ".join(
-        f"{name} {ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.1f}"
-        for name, share in shares.items()
-    )
+    return ", ".join(f"{name} {_share(spent, share):.1f}" for name, share in shares.items())
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONHASHSEED", "0")
     sys.exit(main())
