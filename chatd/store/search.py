@@ -24,7 +24,7 @@ FIRST: Key = (2**62, 0, 0)
 
 _EFFORT = 6000  # rows that one request may look at; some 20 ms
 _TEXT = 30  # what looking at a text costs, in rows
-_BRANCH = 15  # what each part of a statement costs, in rows
+_BRANCH = 30  # what each part of a statement costs, in rows
 _ROOMS = 16  # looked through at once
 _PIECE = (16, 4096)  # postings of a room that are looked through at once: at first, and at most
 _ALL = 2**62  # beyond every seq and every time
@@ -114,8 +114,8 @@ class _Search:
         for source in _SOURCES:
             rows = self._connection.all(
                 f"SELECT x.*, {_OPENED} FROM (SELECT r.id, {FLOOR} AS floor, {heads}"
-                f" FROM {source}{' AND r.id = ?' if only else ''}) x WHERE {have}",
-                (*params, query.user_id, *only),
+                f" FROM {source}{' AND r.id = ?' if only else ''} LIMIT ?) x WHERE {have}",
+                (*params, query.user_id, *only, _ALL),  # else heads would be looked up twice
             )
             found += [self._place(row) for row in rows]
         return [place for place in found if place.at >= place.lowest]
@@ -245,7 +245,10 @@ _SOURCES = (
         )
     ),
 )
-_OPENED = "(SELECT e.at FROM entries e WHERE e.room_id = x.id AND e.seq = x.floor + 1)"
+_OPENED = (
+    "CASE WHEN x.floor > 0 THEN"
+    " (SELECT e.at FROM entries e WHERE e.room_id = x.id AND e.seq = x.floor + 1) END"
+)
 _HEAD = (
     "(SELECT p.at FROM postings p WHERE p.room_id = r.id AND p.token = ? AND p.at <= ?"
     " AND p.at >= ? ORDER BY p.at DESC LIMIT 1) AS h{n}"
