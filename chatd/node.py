@@ -21,6 +21,7 @@ from chatd.cursors import Cursors
 from chatd.doors import Doors, place_of
 from chatd.errors import CLOSE_CODES, REPLACED, SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
+from chatd.indexer import Indexer
 from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
 from chatd.presence import Presence
 from chatd.rates import Bucket, Rates
@@ -88,6 +89,7 @@ class Node:
         self.backlog = Backlog(self.store, self.hub, self.cursors, self.spawn)
         self.presence = Presence(reactor, self.store, self.hub, self.spawn, presence)
         self.revocations = Revocations(self.store, self.hub)
+        self.indexer = Indexer(self.store, self.clock, self.spawn)
         self._fanned: dict[int, int] = {}
         self.dissolving: set[int] = set()
         self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once, hasher)
@@ -105,11 +107,13 @@ class Node:
         """Starts the threads that the services need."""
         self.store.start()
         self.passwords.start()
+        self.indexer.start()
 
     async def stop(self) -> None:
         """Tells the clients, finishes and answers what they asked, closes them, then the
         store."""
         self.stopping = True
+        self.indexer.stop()
         for session in self.hub.sessions:
             event = {"event": "going-away", "retry_after": round(random() * _RETRY_AFTER, 2)}
             self.hub.send(session, session.wire.event(event))
@@ -133,6 +137,7 @@ class Node:
         if self.store.usable:
             self.cursors.save()
             await self.presence.stop(self.millis())
+        await self.indexer.level()
         await self.store.stop()
         self.passwords.stop()
 
@@ -371,6 +376,7 @@ class Node:
         by_room: dict[int, list[tuple[Draft, int]]] = {}
         for draft, seq in stored:
             by_room.setdefault(draft.room.id, []).append((draft, seq))
+        self.indexer.note(by_room)
         for pairs in by_room.values():
             changing = _CHANGING.get(pairs[0][0].room.kind, _NEVER)
             if changing.isdisjoint(draft.kind for draft, _ in pairs):

@@ -106,6 +106,7 @@ PARAMETERS: dict[str, Callable[[World], Parameters]] = {
     "history": lambda world: {"to": f"@{world.prefix}bob"},
     "rooms": lambda world: {"limit": 1},
     "unread": lambda world: {},
+    "search": lambda world: {"to": f"@{world.prefix}bob", "limit": 3, "text": "你 not said"},
     "sync": lambda world: {"since": {f"@{world.prefix}bob": 0, f"#{world.prefix}no": 3}},
     "typing": lambda world: {"to": f"@{world.prefix}bob"},
     "who": lambda world: {"users": [f"{world.prefix}bob", f"{world.prefix}nobody"]},

@@ -21,6 +21,7 @@ from chatd.commands import (
     profile,
     reactions,
     rooms,
+    search,
     sessions,
 )
 from chatd.dispatcher import _MISTAKES
@@ -394,6 +395,7 @@ REQUESTS: Mapping[str, dict[str, Any]] = {
     **{name: {"to": "#team", "seq": 42} for name in ("pin", "unpin")},
     "pins": {"to": "#team"},
     "history": {"to": "#team", "limit": 20},
+    "search": {"to": "#team", "text": "hello"},
     "typing": {"to": "#team"},
     "who": {"group": "#team"},
     "watch": {"to": "#team"},
@@ -465,6 +467,7 @@ RESULTS: Sequence[msgspec.Struct] = (
     rooms.Synced([SAID], False, {"#gone": "not-found"}),
     places.Moved(42),
     places.Receipts([Receipt("bob", False), Receipt("刘备", True)], False),
+    search.Hits([SAID], True, f"{AT}.1.42"),
 )
 BOUNDS = {  # of a JSON schema, in words
     "minimum": "≥ {}",

@@ -15,6 +15,7 @@ from chatd.commands import (
     profile,
     reactions,
     rooms,
+    search,
     sessions,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "profile",
     "reactions",
     "rooms",
+    "search",
     "sessions",
 ]

@@ -80,6 +80,7 @@ def _sqlite_sql(text: str) -> str:
         .replace("GREATEST(", "max(")
         .replace("VALUES(delivered_seq)", "excluded.delivered_seq")
         .replace("VALUES(read_seq)", "excluded.read_seq")
+        .replace("VALUES(seq)", "excluded.seq")
     )
 
 

@@ -142,7 +142,14 @@ def _messages() -> None:
 
 
 def _search() -> None:
-    _table("postings", _key("room_id", BIGINT), _key("token", WORD), _key("seq", BIGINT))
+    # A word of a room is one range, in the order in which a search tells it.
+    _table(
+        "postings",
+        _key("room_id", BIGINT),
+        _key("token", WORD),
+        _key("at", BIGINT),
+        _key("seq", BIGINT),
+    )
     _table("indexed", _key("room_id", BIGINT), _column("seq", BIGINT))
 
 
