@@ -39,6 +39,7 @@ LAYERS = {
     "receipts": {"errors", "hub", "model", "session", "store"},
     "revocations": {"errors", "hub", "session", "store"},
     "presence": {"errors", "hub", "model", "session", "settings", "store"},
+    "indexer": {"errors", "store"},
     "node": {
         *("auth", "backlog", "cursors", "doors", "errors", "hub", "indexer", "model"),
         *("presence", "rates", "receipts", "revocations", "rights", "session"),
@@ -51,7 +52,6 @@ LAYERS = {
         *("words",),
     },
     "dispatcher": {"errors", "languages", "node", "rates", "registry", "session"},
-    "indexer": {"errors", "store"},
     "heartbeat": {"errors", "node", "revocations", "session", "store"},
     "metrics": {"node"},
     "reload": {"auth", "certificates", "config", "logs", "node", "settings", "systemd"},

@@ -17,9 +17,11 @@ from chatd.indexer import Indexer
 from chatd.model import Party, Room
 from chatd.store.connection import Connection
 from chatd.store.dialects import Dialect
+from chatd.store.groups import dissolve
 from chatd.store.log import Stored
+from chatd.store.membership import leave
 from chatd.store.postings import behind, by, has, index, reindex, unindex
-from chatd.store.rooms import add_member, dissolve, leave
+from chatd.store.rooms import add_member
 from chatd.store.search import Found, Key, Query, search
 from chatd.words import phrases, probes, spelled
 from tests.bed import CalmCase
@@ -280,7 +282,7 @@ class RightsTests(SearchCase):
         group = self.group(owner)
         self.say(group, owner, "tea")
         self.index()
-        dissolve(self.db, group.id, NOW)
+        dissolve(self.db, group.id, owner.id, NOW)
         self.assertEqual(self.find(owner, "tea"), [])
 
     def test_joined_later(self) -> None:
