@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from chatd.client.output import Answer, Table, iso
 from chatd.errors import Refused
+from chatd.lookalikes import new_name
 from chatd.model import LINE_PATTERN, Display, Party, Password, normalise
 from chatd.store import accounts
 from chatd.store.connection import Connection
@@ -28,11 +29,10 @@ _ENDED: Final = "with all tokens revoked and sessions ended"
 
 def user_add(connection: Connection, args: argparse.Namespace) -> Answer:
     """Make an account."""
-    name = normalise(args.name)
+    name = new_name(args.name)
     display = _checked(args.display, Display, "A display name is one line of up to 64 characters.")
     taken = f"The name {name} is taken: choose another, `chatctl user list` shows all."
-    if accounts.find_user(connection, name):
-        raise Refused("exists", taken)  # before anybody is asked for a password
+    accounts.check_free(connection, name)  # before anybody is asked for a password
     password = None if args.no_password else _hashed_password(args)
     with _unique(connection, taken):
         if password is None:

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from chatd.errors import Refused
+from chatd.lookalikes import new_name
 from chatd.model import Entry, Group, Membership, Room, Title, group_name
 from chatd.node import Context
 from chatd.registry import USERS, command
@@ -36,7 +37,7 @@ class Members(Struct, frozen=True):
 async def create(ctx: Context, name: Group, title: Title = "") -> Created:
     """Makes a group; you are its owner."""
     user, node = ctx.user, ctx.node
-    wanted, at = group_name(name), node.millis()
+    wanted, at = new_name(name.removeprefix("#")), node.millis()
     _room_for_one_more(ctx)
     room = await node.store.write(statements.make_group, wanted, title, user.party, node.keys(), at)
     node.hub.join(Membership(room, "owner"), user.id)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.errors import Refused
+from chatd.lookalikes import skeleton
 from chatd.model import Entry, Party, Role, Room, fold
 from chatd.store.connection import Connection, Row
 from chatd.store.log import END_OF_ROOM, read_after
@@ -101,8 +102,9 @@ def _insert_group(
     connection: Connection, name: str, title: str, owner: Party, key: bytes, now: int
 ) -> int:
     room_id = connection.insert(
-        "INSERT INTO rooms (kind, name, name_key, title, created_at) VALUES ('group', ?, ?, ?, ?)",
-        (name, fold(name), title, now),
+        "INSERT INTO rooms (kind, name, name_key, skeleton, title, created_at)"
+        " VALUES ('group', ?, ?, ?, ?, ?)",
+        (name, fold(name), skeleton(name), title, now),
     )
     body = msgspec.json.encode({"title": title} if title else {}).decode()
     connection.run(
@@ -116,10 +118,13 @@ def _insert_group(
 
 def _made_before(connection: Connection, name: str, key: bytes) -> int:
     row = connection.one(
-        "SELECT r.id, e.idempotency_key FROM rooms r"
-        " JOIN entries e ON e.room_id = r.id AND e.seq = 1 WHERE r.name_key = ?",
-        (fold(name),),
+        "SELECT r.id, e.idempotency_key, r.name FROM rooms r"
+        " JOIN entries e ON e.room_id = r.id AND e.seq = 1 WHERE r.name_key = ? OR r.skeleton = ?",
+        (fold(name), skeleton(name)),
     )
+    if row is not None and fold(row[2]) != fold(name):
+        sentence = "#{name} looks like #{other}, a group that there is, or was."
+        raise Refused("exists", sentence, name=name, other=row[2])
     if row is None or bytes(row[1]) != key:
         raise Refused("exists", "There is, or was, a group #{name}.", name=name)
     return int(row[0])
