@@ -17,9 +17,6 @@ from chatd.model import fold, normalise
 NEUTRAL: Final = frozenset(("Zyyy", "Zinh"))
 """The scripts of what goes with every script, such as digits and accents."""
 
-SKELETON_CHARS: Final = 128
-"""The longest skeleton that is kept."""
-
 # Besides one script alone: what is written together (UTS #39 §5.2, "highly restrictive").
 _TOGETHER = (
     frozenset(("Latn", "Hani", "Hira", "Kana")),
@@ -71,7 +68,7 @@ def skeleton(name: str) -> str:
     an ASCII name it is the folded name: ASCII is never taken for other ASCII."""
     if name.isascii():
         return fold(name)
-    return fold(normalize("NFD", name).translate(_tables().alike))[:SKELETON_CHARS]
+    return fold(normalize("NFD", name).translate(_tables().alike))
 
 
 def _check_scripts(name: str) -> None:
