@@ -68,8 +68,11 @@ _NAME_CHARS = 32
 # What Unicode says may be ignored when text is shown (Default_Ignorable_Code_Point), among
 # letters and marks: two names that differ in these look the same.
 _INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+    # and what is shown as a blank: a filler of Khitan, blanks between hieroglyphs.
+    "\U00016fe4\U00013441\U00013442]"
 )
+_MARKS_ON_ONE = 4  # UTS #39 §5.4: no script needs more
 
 
 def _allowed(char: str) -> bool:
@@ -86,7 +89,22 @@ def normalise(name: str) -> str:
         )
     if unicodedata.category(shown[0]) in _NAME_MARKS:
         raise Refused("bad-request", "A name begins with a letter, a digit, '_', '-' or '.'.")
+    if _piled(shown):
+        raise Refused("bad-request", "A name has at most 4 marks on one letter, all different.")
     return shown
+
+
+def _piled(name: str) -> bool:
+    """Whether marks stand on each other as in no script."""
+    marks = ""
+    for char in unicodedata.normalize("NFD", name):
+        if unicodedata.category(char) != "Mn":
+            marks = ""
+            continue
+        if len(marks) == _MARKS_ON_ONE or marks[-1:] == char:
+            return True
+        marks += char
+    return False
 
 
 def fold(name: str) -> str:

@@ -159,7 +159,7 @@ class Contract(Runs):
     def test_name_taken(self) -> None:
         """A taken name, in whatever case, is told before a password is asked for."""
         self.done("user", "add", "alice", "--no-password")
-        self.refused(1, "The name ALICE is taken: choose", "user", "add", "ALICE")
+        self.refused(1, "The name ALICE is taken.", "user", "add", "ALICE")
 
     def test_unknown_user(self) -> None:
         """Every verb about a user tells that there is none of that name."""

@@ -12,7 +12,15 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 CHECKOUT = Path(__file__).parents[1]
-SOURCES = ("LICENSE", "README.md", "chatd", "pyproject.toml", "setup.cfg", "twisted")
+SOURCES = (
+    "LICENSE",
+    "LICENSE.unicode",
+    "README.md",
+    "chatd",
+    "pyproject.toml",
+    "setup.cfg",
+    "twisted",
+)
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
 
@@ -53,7 +61,7 @@ class WheelTests(SynchronousTestCase):
         (self.wheel,) = self.directory.glob("*.whl")
 
     def test_contents(self) -> None:
-        """The plugin, every module, the migrations and the catalogues are there; nothing of
+        """The plugin, every module, the migrations and the data are there; nothing of
         Twisted's is."""
         with zipfile.ZipFile(self.wheel) as archive:
             contents = set(archive.namelist())
@@ -66,9 +74,10 @@ class WheelTests(SynchronousTestCase):
         )
         versions = [name for name in packed if name.startswith("chatd/store/migrations/versions/")]
         self.assertNotEqual(versions, [])
-        catalogues = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("chatd/**/*.mo")}
-        self.assertNotEqual(catalogues, set())
-        self.assertEqual(catalogues - packed, set())
+        for data in ("chatd/**/*.mo", "chatd/lookalikes.json"):
+            originals = {str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob(data)}
+            self.assertNotEqual(originals, set())
+            self.assertEqual(originals - packed, set())
 
     def test_installed(self) -> None:
         """In another environment, `twistd chatd --help` and `chatctl --help` answer.

@@ -17,6 +17,7 @@ from msgspec import Meta
 from chatd import displays
 from chatd.client.output import Answer, Table, iso
 from chatd.errors import Refused
+from chatd.lookalikes import new_name
 from chatd.model import LINE_PATTERN, Display, Party, Password, normalise
 from chatd.store import accounts
 from chatd.store.connection import Connection
@@ -30,12 +31,11 @@ _ENDED: Final = "with all tokens revoked and sessions ended"
 
 def user_add(connection: Connection, args: argparse.Namespace) -> Answer:
     """Make an account."""
-    name = normalise(args.name)
+    name = new_name(args.name)
     sentence = "A display name is one line of up to 64 characters."
     display = displays.shown(_checked(args.display, Display, sentence), 64)
     taken = f"The name {name} is taken: choose another, `chatctl user list` shows all."
-    if accounts.find_user(connection, name):
-        raise Refused("exists", taken)  # before anybody is asked for a password
+    accounts.check_free(connection, name)  # before anybody is asked for a password
     password = None if args.no_password else _hashed_password(args)
     with _unique(connection, taken):
         if password is None:

@@ -10,6 +10,7 @@ from chatd import displays
 from chatd.doors import place_of
 from chatd.errors import Refused
 from chatd.languages import pick
+from chatd.lookalikes import new_name
 from chatd.model import Display, LanguageName, Name, Password, Secret, fold, normalise
 from chatd.node import Context
 from chatd.registry import ANYBODY, USERS, command
@@ -76,10 +77,9 @@ async def register(
         raise Refused("forbidden", "This server wants an invitation: invitation=TOKEN.")
     _nobody_yet(ctx)
     spent = digest(invitation) if rule == "invitation" and invitation else None
-    shown, display = normalise(name), displays.shown(display, 64)
+    shown, display = new_name(name), displays.shown(display, 64)
     ctx.node.guesses.take(("new", _place(ctx)))
-    if await ctx.node.store.read(statements.find_user, shown) is not None:
-        raise Refused("exists", "The name {name} is taken.", name=shown)
+    await ctx.node.store.read(statements.check_free, shown)
     hashed = await ctx.node.passwords.hash(password)
     new = Registration(shown, display, hashed, spent)
     return await _log_in(ctx, device, replay, ack, registration=new)

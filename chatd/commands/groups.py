@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from chatd.errors import Refused
+from chatd.lookalikes import new_name
 from chatd.model import (
     UNMUTED,
     Description,
@@ -93,7 +94,7 @@ async def create(
     """Makes a group; you are its owner. A repeat, before anything happened there, is answered
     alike."""
     user, node = ctx.user, ctx.node
-    new = NewGroup(group_name(name), title, description, entry, history, posting)
+    new = NewGroup(new_name(name.removeprefix("#")), title, description, entry, history, posting)
     at = node.millis()
     room = await node.store.write(
         statements.make_group, new, user.party, node.keys(), at, node.limits.rooms

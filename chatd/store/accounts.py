@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.errors import Refused
+from chatd.lookalikes import skeleton
 from chatd.model import UNMUTED, Membership, Party, Room, Rules, Standing, fold
 from chatd.store import revocations
 from chatd.store.connection import Connection, Row, marks
@@ -238,15 +239,36 @@ def _vouched(connection: Connection, logins: Sequence[Login]) -> dict[object, Ro
 
 
 def _register(connection: Connection, login: Login, new: Registration) -> Row | Refused:
-    taken = connection.one(f"{_USER} name_key = ?", (fold(new.name),))
+    taken = _holder(connection, new.name)
     if taken and connection.one("SELECT 1 FROM tokens WHERE hash = ?", (login.issue,)):
         return taken  # this very registration, whose commit went through unheard
     if taken:
-        return Refused("exists", "The name {name} is taken.", name=new.name)
+        return _taken(new.name, taken[1])
     if new.invitation is not None and not _spend(connection, new.invitation, login.now):
         return Refused("forbidden", "The invitation is unknown, used up or has expired.")
     user_id = add_user(connection, new.name, new.display, new.password, login.now)
     return (user_id, new.name, None, "", 0)
+
+
+def _holder(connection: Connection, name: str) -> Row | None:
+    """The user who has a name, or one that looks like it."""
+    return connection.one(f"{_USER} name_key = ? OR skeleton = ?", (fold(name), skeleton(name)))
+
+
+def _taken(name: str, by: str) -> Refused:
+    if fold(name) == fold(by):
+        return Refused("exists", "The name {name} is taken.", name=name)
+    return Refused(
+        "exists", "{name} looks like {other}, a name that is taken.", name=name, other=by
+    )
+
+
+def check_free(connection: Connection, name: str) -> None:
+    """Raises `Refused` of `exists` if somebody has that normalised name, or one that looks like
+    it."""
+    taken = _holder(connection, name)
+    if taken:
+        raise _taken(name, taken[1])
 
 
 def _spend(connection: Connection, invitation: bytes, now: int) -> bool:
@@ -294,18 +316,19 @@ def memberships(connection: Connection, user_ids: set[int]) -> dict[int, tuple[M
 
 def add_user(connection: Connection, name: str, display: str, password: str, now: int) -> int:
     """Makes an account; its id. `name` is normalised, `password` an argon2id hash. Fails with
-    the driver's error of a duplicate if the name is taken."""
+    the driver's error of a duplicate if the name is taken, or looks like one that is."""
     return connection.insert(
-        "INSERT INTO users (name, name_key, display, password, created_at) VALUES (?, ?, ?, ?, ?)",
-        (name, fold(name), display, password, now),
+        "INSERT INTO users (name, name_key, skeleton, display, password, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (name, fold(name), skeleton(name), display, password, now),
     )
 
 
 def add_user_without_password(connection: Connection, name: str, display: str, now: int) -> int:
     """Makes an account for somebody a JWT or an API key vouches for; else as `add_user`."""
     return connection.insert(
-        "INSERT INTO users (name, name_key, display, created_at) VALUES (?, ?, ?, ?)",
-        (name, fold(name), display, now),
+        "INSERT INTO users (name, name_key, skeleton, display, created_at) VALUES (?, ?, ?, ?, ?)",
+        (name, fold(name), skeleton(name), display, now),
     )
 
 

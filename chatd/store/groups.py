@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.errors import Refused
+from chatd.lookalikes import skeleton
 from chatd.model import EntryRule, HistoryRule, Party, Posting, Role, Room, fold
 from chatd.store.connection import Connection, Row
 from chatd.store.rooms import add_member, authorise
@@ -88,10 +89,10 @@ def make_group(
 
 def _insert_group(connection: Connection, new: NewGroup, owner: Party, key: bytes, now: int) -> int:
     room_id = connection.insert(
-        "INSERT INTO rooms (kind, name, name_key, title, description, entry, history, posting,"
-        " created_at) VALUES ('group', ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO rooms (kind, name, name_key, skeleton, title, description, entry, history,"
+        " posting, created_at) VALUES ('group', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(new.name, fold(new.name), new.title, new.description),
+            *(new.name, fold(new.name), skeleton(new.name), new.title, new.description),
             *(new.entry, new.history, new.posting, now),
         ),
     )
@@ -117,8 +118,18 @@ def _made_before(connection: Connection, new: NewGroup, owner: Party) -> Room:
         (owner.id, _encoded(new), fold(new.name), new.name),
     )
     if row is None:
-        raise Refused("exists", "There is, or was, a group #{name}.", name=new.name)
+        raise _taken(connection, new.name)
     return Room(row[0], "group", row[1], row[2])
+
+
+def _taken(connection: Connection, name: str) -> Refused:
+    row = connection.one(
+        "SELECT name FROM rooms WHERE skeleton = ? AND name_key <> ?", (skeleton(name), fold(name))
+    )
+    if row is None:
+        return Refused("exists", "There is, or was, a group #{name}.", name=name)
+    sentence = "#{name} looks like #{other}, a group that there is, or was."
+    return Refused("exists", sentence, name=name, other=row[0])
 
 
 def check_groups(connection: Connection, user_id: int, most: int) -> None:

@@ -37,6 +37,7 @@ def _people() -> None:
     _add("users", "receipts", sa.Integer(), 1)
     _add("users", "skeleton", sa.String(128), None)
     _index("users_skeleton", "users", "skeleton", unique=True)
+    _keep("users", "password IS NOT NULL")  # others are vouched for, by whoever decides on names
     # One row for each side: `state` is friend, asked (user_id did), asking (other_id
     # did) or refused (user_id did).
     _table(
@@ -58,6 +59,9 @@ def _groups() -> None:
     _add("rooms", "posting", sa.String(16), "members")
     _add("rooms", "muted_until", BIGINT, 0)
     _add("rooms", "called_at", BIGINT, 0)
+    _add("rooms", "skeleton", sa.String(128), None)
+    _index("rooms_skeleton", "rooms", "skeleton", unique=True)
+    _keep("rooms", "kind = 'group'")
     # A page of members is a range of the index, however many there are.
     _add("members", "name_key", sa.String(128), "")
     op.execute(
@@ -183,6 +187,17 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str | i
     column = _column(name, kind, default)
     column.nullable = default is None
     op.add_column(table, column)
+
+
+def _keep(table: str, which: str) -> None:
+    """The skeletons of old ASCII names: nobody may come and look like them."""
+    rows = op.get_bind().execute(
+        sa.text(f"SELECT id, name_key FROM {table} WHERE skeleton IS NULL AND {which}")
+    )
+    update = sa.text(f"UPDATE {table} SET skeleton = :name WHERE id = :id")
+    names = [{"id": id_, "name": name} for id_, name in rows if name.isascii()]
+    if names:
+        op.get_bind().execute(update, names)
 
 
 def _index(name: str, table: str, *columns: str, unique: bool = False) -> None:
