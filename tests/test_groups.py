@@ -364,6 +364,11 @@ class Inside(GroupCase):
         self.assertEqual(await self.code(bob, "join", group="team"), "forbidden")
         token = (await self.ok(alice, "link", group="team"))["token"]
         self.assertEqual(await self.code(bobs, "join", token=token), "forbidden")
+        await self.people("dave")
+        await self.ok(alice, "kick", group="team", user="dave", ban=True)
+        dave = await self.http_user("dave")
+        self.assertEqual((await self.ok(dave, "rooms"))["rooms"], [])
+        await self.ok(alice, "unban", group="team", user="dave")
         (ban,) = (await self.ok(alice, "bans", group="team"))["bans"]
         self.assertEqual((ban["user"], ban["by"]), ("bob", "alice"))
         kicking = {"group": "team", "user": "bob", "ban": True}
