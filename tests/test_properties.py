@@ -71,6 +71,8 @@ def fitting(kind: inspect.Type) -> st.SearchStrategy[Any]:
         return st.one_of(*map(fitting, kind.types))
     if isinstance(kind, inspect.DictType):
         return st.dictionaries(fitting(kind.key_type), fitting(kind.value_type), max_size=3)
+    if isinstance(kind, inspect.LiteralType):
+        return st.sampled_from(kind.values)
     if isinstance(kind, inspect.IntType):
         return st.integers(kind.ge, kind.le)
     if isinstance(kind, inspect.StrType):
