@@ -53,6 +53,13 @@ class GroupCase(CalmCase):
             if (found["event"], found["to"]) == (name, to):
                 return found
 
+    async def kept(self) -> dict[str, int]:
+        """How many rows there are of what a group leaves in other tables."""
+        tables = ("links", "group_invitations", "mutes", "join_requests")
+        return await self.node.store.read(
+            lambda db: {table: db.all(f"SELECT COUNT(*) FROM {table}")[0][0] for table in tables}
+        )
+
     async def http_user(self, name: str) -> Http:
         """A client of the HTTP API."""
         client: Http = await self.user(name, self.http())
@@ -228,19 +235,15 @@ class Entering(GroupCase):
         soon = self.node.millis() + 60_000
         await self.ok(alice, "mute", group="team", user="bob", until=soon)
         await self.ok(alice, "mute", group="team", user="carol", until=FAR)
-        self.assertEqual(await self._kept(), {"links": 2, "group_invitations": 1, "mutes": 2})
+        self.assertEqual(
+            await self.kept(), {"links": 2, "group_invitations": 1, "mutes": 2, "join_requests": 0}
+        )
         day, now = 24 * 60 * 60, self.node.now
-        for days, kept in ((1, (2, 1, 1)), (3, (1, 1, 1)), (31, (1, 0, 1))):
+        for days, kept in ((1, (2, 1, 1, 0)), (3, (1, 1, 1, 0)), (31, (1, 0, 1, 0))):
             self.node.now = partial(_later, now, days * day)
             await self.heartbeat._clean()
-            self.assertEqual(tuple((await self._kept()).values()), kept)
+            self.assertEqual(tuple((await self.kept()).values()), kept)
         self.node.now = now
-
-    async def _kept(self) -> dict[str, int]:
-        tables = ("links", "group_invitations", "mutes")
-        return await self.node.store.read(
-            lambda db: {table: db.all(f"SELECT COUNT(*) FROM {table}")[0][0] for table in tables}
-        )
 
     async def test_hidden(self) -> None:
         """To who is not invited, a group by invitation answers like one that is not there,
@@ -364,6 +367,11 @@ class Inside(GroupCase):
         self.assertEqual(await self.code(bob, "join", group="team"), "forbidden")
         token = (await self.ok(alice, "link", group="team"))["token"]
         self.assertEqual(await self.code(bobs, "join", token=token), "forbidden")
+        await self.people("dave")
+        await self.ok(alice, "kick", group="team", user="dave", ban=True)
+        dave = await self.http_user("dave")
+        self.assertEqual((await self.ok(dave, "rooms"))["rooms"], [])
+        await self.ok(alice, "unban", group="team", user="dave")
         (ban,) = (await self.ok(alice, "bans", group="team"))["bans"]
         self.assertEqual((ban["user"], ban["by"]), ("bob", "alice"))
         kicking = {"group": "team", "user": "bob", "ban": True}
@@ -498,12 +506,15 @@ class Inside(GroupCase):
         token = (await self.ok(alice, "link", group="team"))["token"]
         await self.ok(alice, "invite", group="team", user="carol")
         await self.ok(dave, "join", group="team")
+        await self.ok(alice, "mute", group="team", user="bob", until=FAR)
+        self.assertEqual(sum((await self.kept()).values()), 4)
         await self.ok(alice, "dissolve", group="team")
         self.assertEqual((await self.event(bob, "dissolved", "#team"))["from"], "alice")
         for client in (alice, bob, carol, dave):
             self.assertEqual(await self.code(client, "join", group="team"), "not-found")
             self.assertEqual(await self.code(client, "join", token=token), "not-found")
             self.assertEqual(await self.code(client, "about", group="team"), "not-found")
+        self.assertEqual(sum((await self.kept()).values()), 0)
 
 
 def _is(session: Session, name: str) -> bool:

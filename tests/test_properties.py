@@ -75,6 +75,8 @@ def fitting(kind: inspect.Type) -> st.SearchStrategy[Any]:
         return st.lists(fitting(kind.item_type), max_size=3)
     if isinstance(kind, inspect.AnyType):
         return held
+    if isinstance(kind, inspect.LiteralType):
+        return st.sampled_from(kind.values)
     if isinstance(kind, inspect.IntType):
         return st.integers(kind.ge, kind.le)
     if isinstance(kind, inspect.StrType):

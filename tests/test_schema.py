@@ -326,16 +326,21 @@ class SchemaContract:
 
     def test_older(self: Any) -> None:
         """A database of the first release is older; an upgrade adds what is new and keeps the
-        rows, also when a former one ended after it had made the table."""
+        rows, also when a former one ended after it had made the table; members have their names."""
         schema.upgrade(self.url)
         self.add_users(("Ann", "ann"))
-        for undo in ("DROP TABLE revocations", "SELECT 1"):
+        self.run_sql(
+            "INSERT INTO members (user_id, room_id, role, joined_seq)"
+            " SELECT id, 1, 'owner', 1 FROM users"
+        )
+        for undo in ("DROP TABLE revocations", "UPDATE members SET name_key = ''"):
             self.run_sql(undo)
             self.run_sql("UPDATE alembic_version SET version_num = '0001'")
             self.assertIs(State.OLDER, schema.state(self.url))
             schema.upgrade(self.url)
             self.assert_complete()
             self.assertEqual([("Ann",)], self.run_sql("SELECT name FROM users"))
+            self.assertEqual([("ann",)], self.run_sql("SELECT name_key FROM members"))
 
     def test_skeletons(self: Any) -> None:
         """ASCII names that are older than the column are protected, but for those that somebody

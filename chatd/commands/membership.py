@@ -14,6 +14,7 @@ from chatd.registry import USERS, command
 from chatd.store import membership as statements
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
+from chatd.store.rooms import role_of
 
 Who = Annotated[str, Meta(min_length=1, max_length=65, description="a user: @name, or the name")]
 ForGood = Annotated[bool, Meta(description="and lets nobody take the user in again")]
@@ -45,7 +46,10 @@ async def kick(ctx: Context, group: Group, user: Who, ban: ForGood = False) -> S
     whom = await find(ctx, user)
     now = node.millis()
     banned = {"banned": True} if ban else {}
-    notice = await node.tell(whom, "kicked", {"group": f"#{room.name}", "user": me.name, **banned})
+    notice = {"group": f"#{room.name}", "user": me.name, **banned}
+    # Only who was in the group is told, or anybody could write so into everybody's inbox.
+    inside = await node.store.read(role_of, room.id, whom.id) is not None
+    notices = (await node.tell(whom, "kicked", notice),) if inside else ()
     return await append(
         ctx,
         room,
@@ -53,7 +57,7 @@ async def kick(ctx: Context, group: Group, user: Who, ban: ForGood = False) -> S
         {"user": whom.name, **banned},
         lambda db, _: statements.kick(db, room.id, me.id, whom, ban, now),
         whom,
-        (notice,),
+        notices,
     )
 
 

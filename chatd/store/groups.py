@@ -235,7 +235,7 @@ def dissolve(connection: Connection, room_id: int, user_id: int, now: int) -> No
     again: clients know entries by address and seq. Raises `Refused` as `authorise` does."""
     authorise(connection, room_id, user_id, "dissolve")
     connection.run("UPDATE rooms SET dissolved_at = ? WHERE id = ?", (now, room_id))
-    for table in ("group_invitations", "join_requests", "links"):
+    for table in ("bans", "group_invitations", "join_requests", "links", "mutes"):
         connection.run(f"DELETE FROM {table} WHERE room_id = ?", (room_id,))
 
 
