@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
+
 from chatd.bonds import REFUSED_FOR
 from chatd.settings import Limits
 from tests.bed import CalmCase, Frames
@@ -110,6 +112,17 @@ class Asking(People):
         self.assertEqual(tie["state"], "friend")
         self.assertEqual(await self.inbox(alice, "alice"), ["befriended", "accepted"])
         self.assertEqual(await self.code(bob, "refuse", user="alice"), "not-found")
+
+    async def test_at_once(self) -> None:
+        """Two who ask each other at the same moment, and each from two devices, are friends."""
+        clients = [await self.user(name) for name in ("alice", "bob", "alice", "bob")]
+        replies = await gatherResults(
+            Deferred.fromCoroutine(self.done(client, "befriend", user=name))
+            for client, name in zip(clients, ("bob", "alice", "bob", "alice"), strict=True)
+        )
+        self.assertEqual(sorted("seq" in reply for reply in replies), [False, False, True, True])
+        for client, name in zip(clients, ("alice", "bob"), strict=False):
+            self.assertEqual(await self.inbox(client, name), ["befriended", "accepted"])
 
     async def test_again(self) -> None:
         """What is so already is answered and told nobody."""

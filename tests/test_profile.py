@@ -195,6 +195,8 @@ class Searching(People):
         self.assertEqual(card, {"user": "bob", "state": "friend"})
         await self.done(alice, "unfriend", user="bob")
         self.assertEqual(await self.found(alice, "bob"), [])
+        await self.done(alice, "befriend", user="bob")
+        self.assertEqual(await self.found(alice, "bob"), [], "a request makes no friend")
         found = await self.node.store.read(accounts.find_user, "carol")
         assert found is not None
         await self.node.store.write(accounts.disable, found.id, 0)
