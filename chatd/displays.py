@@ -16,7 +16,7 @@ _BLANK = re.compile(
 )
 _JOINERS = "\u200c\u200d"
 _EMOJI = "\ufe0f"  # the picture form of what stands before it
-_SPACES = re.compile(r"\s+")
+_SPACES = re.compile("[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _VIRAMA = 9  # its combining class
 _MOST_MARKS = 8  # that one letter may carry: some scripts need four
 
@@ -25,7 +25,7 @@ def shown(text: str, most: int) -> str:
     """The text as it is kept: one line of at most so many characters, NFC, no space at its ends.
     Raises `Refused` of `bad-request` if something in it could not be seen, or would act on what
     stands around it."""
-    line = _SPACES.sub(" ", unicodedata.normalize("NFC", text)).strip()
+    line = _SPACES.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
     if len(line) > most:
         raise Refused("bad-request", "Write at most {most} characters.", most=most)
     marks = 0
