@@ -256,6 +256,27 @@ class Races(MessagesCase):
         self.assertEqual(told[1], "forbidden")
         self.assertEqual(self.entries()[seq].body["text"], "hello")
 
+    async def test_parted(self) -> None:
+        """Who is no member any more at the moment of storing changes nothing."""
+        seq = (await self.one.append(self.draft(self.room, self.bob))).seq
+
+        def part(db: Connection, _: int) -> None:
+            rooms.leave(db, self.room.id, self.bob.id)
+
+        change = self.change(self.bob, seq)
+        told = await self.answers(
+            [
+                self.tell(self.one, self.bob, "left", part),
+                self.react(self.one, self.bob, seq),
+                self.reply(self.one, seq),
+                self.tell(
+                    self.one, self.bob, "recalled", lambda db, _: messages.recall(db, change)
+                ),
+            ]
+        )
+        self.assertEqual(told[1:], ["not-a-member"] * 3)
+        self.assertEqual(self.entries()[seq].body, {"text": "hello"})
+
 
 class Floors(MessagesCase):
     """What a user may not read, the user cannot touch."""
