@@ -134,26 +134,27 @@ waits {idle:g} seconds for its next request.
 
 ## Messages
 
-- `kind` says what `data` is: a `text` has none; a `location` has `lat`, `lon` (degrees) and perhaps
-  `name`; a `file` has `file` (its id) and perhaps `name`, `size`, `type`; an `image` has `width` and
-  `height` besides. Any other word is yours, with an object of up to `limits.data_bytes`, nested up
-  to 32 deep. There is always a `text`: it is what a client shows that does not know the kind.
-- A text stands in its own entry alone. Quotes and `edited` entries show the present one, each time
-  they are read, and nothing of what was recalled.
-- `edit` is for the sender, for `messages.edit_seconds`. {versions} earlier versions are kept, for all
-  who may read the message. Whom it mentioned stays.
+- `kind` says what `data` is: a `text` has none; a `location` has `lat`, `lon` (degrees) and
+  perhaps `name`; a `file` has `file` (its id) and perhaps `name`, `size`, `type`; an `image` has
+  `width` and `height` besides. Any other word is yours, with an object of up to
+  `limits.data_bytes`, nested up to 32 deep. There is always a `text`: it is what a client shows
+  that does not know the kind.
+- A text stands in its own entry alone. Quotes and `edited` entries show the present one, each
+  time they are read, and nothing of what was recalled.
+- `edit` is for the sender, for `messages.edit_seconds`. {versions} earlier versions are kept, for
+  all who may read the message. Whom it mentioned stays.
 - `recall` is for the sender, for `messages.recall_seconds`, and in a group at any time for those
   above the sender (the owner above admins, admins above members and who has left) and admins
-  themselves. The message is shown as `recalled` with an empty text; its text, versions, reactions,
-  mentions and pin are deleted. What is done to a recalled message is a `conflict`.
-- `edit`, `react`, `pin`, `unpin` and `hide` of what is so already answer `unchanged`, and nobody is
-  told. Who may not write in a room may not edit, react or pin there.
-- A message shows its `reactions`: of each emoji how many, and the first {first} `users`; `reactions`
-  lists all. It takes {kinds} different ones.
-- In a group, `@name` in a text mentions a member, and `mentions` those it names, up to {mentions}. The
-  longest name counts; in scripts without spaces it may be followed by more (`@刘备明天`). `@all` by an
-  admin mentions everybody, once in `messages.call_all_seconds` (else `rate-limited`); by others it
-  is a text.
+  themselves. The message is shown as `recalled` with an empty text; its text, versions,
+  reactions, mentions and pin are deleted. What is done to a recalled message is a `conflict`.
+- `edit`, `react`, `pin`, `unpin` and `hide` of what is so already answer `unchanged`, and nobody
+  is told. Who may not write in a room may not edit, react or pin there.
+- A message shows its `reactions`: of each emoji how many, and the first {first} `users`;
+  `reactions` lists all. It takes {kinds} different ones.
+- In a group, `@name` in a text mentions a member, and `mentions` those it names, up to
+  {mentions}. The longest name counts; in scripts without spaces it may be followed by more
+  (`@刘备明天`). `@all` by an admin mentions everybody, once in `messages.call_all_seconds` (else
+  `rate-limited`); by others it is a text.
 - With `store=false` a message goes to those who are online and keep up, is not kept, and has no
   `seq`, `key` or mentions.
 
@@ -430,7 +431,7 @@ def reference() -> str:
     """The whole document."""
     refusals = Refused("not-a-member", "You are not in #team."), Unavailable("Try again.")
     refused = ((f"`{code}`", str(_STATUS[code]), told) for code, told in MEANINGS.items())
-    limits = (s for s in settings() if s.key.startswith(("limits.", "heartbeat.")))
+    limits = (s for s in settings() if s.key.startswith(("limits.", "messages.", "heartbeat.")))
     limited = ((f"`{s.key}`", str(s.default), s.description) for s in limits)
     costs = ((f"`{c.name}`", str(c.cost)) for c in COMMANDS.values() if c.cost > 1)
     hidden = ((f"U+{ord(c):04X}", f"`{text.visible(c)}`") for c in "\n\r\\\x1b\x9b\u2028\u202e")
