@@ -381,7 +381,7 @@ def read_ends(connection: Connection, room_ids: set[int]) -> dict[int, int]:
 def read_after(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
     """The first `limit` entries after `seq`, oldest first."""
     rows = connection.all(f"{_SELECT} AND e.seq > ? ORDER BY e.seq LIMIT ?", (room.id, seq, limit))
-    return complete(connection, room.id, [_entry(room, row) for row in rows])
+    return complete(connection, [_entry(room, row) for row in rows])
 
 
 def read_before(connection: Connection, room: Room, seq: int, limit: int) -> list[Entry]:
@@ -389,7 +389,7 @@ def read_before(connection: Connection, room: Room, seq: int, limit: int) -> lis
     rows = connection.all(
         f"{_SELECT} AND e.seq < ? ORDER BY e.seq DESC LIMIT ?", (room.id, seq, limit)
     )
-    return complete(connection, room.id, [_entry(room, row) for row in reversed(rows)])
+    return complete(connection, [_entry(room, row) for row in reversed(rows)])
 
 
 def read_these(
@@ -401,7 +401,7 @@ def read_these(
     rows = connection.all(
         f"{_SELECT} AND e.seq IN ({marks(seqs)}) AND {UNHIDDEN}", (room.id, *seqs, user_id)
     )
-    return complete(connection, room.id, [_entry(room, row) for row in rows])
+    return complete(connection, [_entry(room, row) for row in rows])
 
 
 def _entry(room: Room, row: Row) -> Entry:
