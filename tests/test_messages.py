@@ -233,6 +233,32 @@ class EditTests(MessagesCase):
         await self.ok(bob, "recall", to="#team", seq=seq)
         self.assertEqual((await self.heard(alice, "recalled"))["target"], seq)
 
+    async def test_blocked(self) -> None:
+        """To whom takes no messages nothing is told by an edit, a reaction or a pin either; one's
+        own can be recalled, and a reaction taken back."""
+        alice, bob = await self.people()
+        seq = await self.say(alice, "@bob", "one")
+        await self.ok(alice, "react", to="@bob", seq=seq, emoji="x")
+        await self.node.store.write(
+            lambda db: db.run(
+                "INSERT INTO contacts (user_id, other_id, blocked)"
+                " SELECT b.id, a.id, 1 FROM users a, users b WHERE a.name = 'alice'"
+                " AND b.name = 'bob'"
+            )
+        )
+        self.node.hub.reconsider()
+        for command, more in (
+            ("edit", {"text": "x"}),
+            ("react", {"emoji": "y"}),
+            ("pin", {}),
+            ("forward", {"into": "@bob"}),
+        ):
+            code = await self.refused(alice, command, to="@bob", seq=seq, **more)
+            self.assertEqual(code, "blocked", command)
+        await self.ok(alice, "react", to="@bob", seq=seq, emoji="x", on=False)
+        await self.ok(alice, "recall", to="@bob", seq=seq)
+        self.assertEqual((await self.heard(bob, "recalled"))["target"], seq)
+
 
 class RecallTests(MessagesCase):
     """Recalls."""
@@ -816,6 +842,8 @@ class CostTests(MessagesCase):
         one = ["BEGIN", "INSERT", "COMMIT"]
         for to, text in (("#team", "x"), ("@bob", "x"), ("@bob", "x@y")):
             self.assertEqual(await self.cost(partial(self.say, alice, to, text)), one)
+        nobody = await self.cost(lambda: self.say(alice, "#team", "x @nobody"))
+        self.assertEqual(nobody, ["SELECT", *one])
         self.assertEqual(await self.cost(lambda: self.entries(alice, "#team")), ["SELECT"])
         seq = await self.say(alice, "#team", "y", reply_to=3)
         await self.ok(alice, "edit", to="#team", seq=seq, text="z")

@@ -9,15 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from chatd.errors import Refused
 from chatd.model import Party, Room
-from chatd.store import mentions, messages, pins, reactions, rooms
+from chatd.store import membership, mentions, messages, pins, reactions, rooms
 from chatd.store.connection import Connection
 from chatd.store.log import Stored, read_after
 from chatd.store.messages import Change
-from tests.stores import TABLES, MariaDBCase, Node, SQLiteCase
+from tests.stores import TABLES, Held, MariaDBCase, Node, SQLiteCase, Wire
 
 if TYPE_CHECKING:
     from tests.stores import StoreCase as Contract
@@ -256,6 +258,27 @@ class Races(MessagesCase):
         self.assertEqual(told[1], "forbidden")
         self.assertEqual(self.entries()[seq].body["text"], "hello")
 
+    async def test_parted(self) -> None:
+        """Who is no member any more at the moment of storing changes nothing."""
+        seq = (await self.one.append(self.draft(self.room, self.bob))).seq
+
+        def part(db: Connection, _: int) -> None:
+            membership.leave(db, self.room.id, self.bob.id)
+
+        change = self.change(self.bob, seq)
+        told = await self.answers(
+            [
+                self.tell(self.one, self.bob, "left", part),
+                self.react(self.one, self.bob, seq),
+                self.reply(self.one, seq),
+                self.tell(
+                    self.one, self.bob, "recalled", lambda db, _: messages.recall(db, change)
+                ),
+            ]
+        )
+        self.assertEqual(told[1:], ["not-a-member"] * 3)
+        self.assertEqual(self.entries()[seq].body, {"text": "hello"})
+
 
 class Floors(MessagesCase):
     """What a user may not read, the user cannot touch."""
@@ -282,6 +305,24 @@ class Floors(MessagesCase):
         pins.pin(self.db, self.change(self.alice, seq))
         self.assertEqual(pins.pins(self.db, self.room, carol.id), [])
         self.assertEqual(len(pins.pins(self.db, self.room, self.bob.id)), 1)
+
+
+class Reading(MessagesCase):
+    """What it costs to read a page."""
+
+    def test_long_logs(self) -> None:
+        """Replies and edits cost no more to read where the log is long."""
+        effort = []
+        for entries in (20, 1000):
+            room = self.pair(self.user(), self.alice)
+            with self.db.transaction():
+                self.say(room, self.alice, *["x"] * entries)
+            for target in range(1, 11):
+                body = {"text": "yes", "reply_to": target}
+                messages.put_body(self.db, room.id, entries - target, body)
+            self.assertIn("quote", read_after(self.db, room, entries - 9, 1)[0].body)
+            effort.append(self.effort(partial(read_after, self.db, room, entries - 12, 20)))
+        self.assertLess(effort[1], effort[0] + 100)
 
 
 class Traces(MessagesCase):
@@ -319,11 +360,51 @@ class RacesOnMariaDB(Races, MariaDBCase):
     """The contract on MariaDB."""
 
 
+class LocksOnMariaDB(MessagesCase, MariaDBCase):
+    """Where two nodes write at the same time; on SQLite one waits for the other."""
+
+    async def test_forward_holds_back_a_recall(self) -> None:
+        """A message that is being forwarded is recalled when the copy is there, so that no copy
+        appears once a recall was answered."""
+        seq = await self.said()
+        wire = Wire()
+        slow = self.node(self.wired(wire))
+        held = Held(wire, "INSERT INTO entries")
+        told: list[str] = []
+        forward = self.forward(slow, seq, self.group(self.bob))
+        forward.addCallback(lambda _: told.append("forwarded"))
+        await held.there
+        recall = self.recall(self.other, seq)
+        recall.addCallback(lambda _: told.append("recalled"))
+        while not told and not self._emptying():
+            await deferLater(reactor, 0)
+        held.go()
+        await forward
+        await recall
+        self.assertEqual(told, ["forwarded", "recalled"])
+
+    def _emptying(self) -> bool:
+        """Whether the recall has come to the message's row, and stands there."""
+        return bool(
+            self.db.all(
+                "SELECT 1 FROM information_schema.processlist WHERE info LIKE 'UPDATE entries%'"
+            )
+        )
+
+
 class FloorsOnSQLite(Floors, SQLiteCase):
     """The contract on SQLite."""
 
 
 class FloorsOnMariaDB(Floors, MariaDBCase):
+    """The contract on MariaDB."""
+
+
+class ReadingOnSQLite(Reading, SQLiteCase):
+    """The contract on SQLite."""
+
+
+class ReadingOnMariaDB(Reading, MariaDBCase):
     """The contract on MariaDB."""
 
 

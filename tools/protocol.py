@@ -29,6 +29,7 @@ from chatd.errors import CLOSE_CODES, MEANINGS, Refused, Unavailable
 from chatd.frontends.channel import _IDLE, PLAIN
 from chatd.frontends.http import _STATUS
 from chatd.frontends.tcp import TEXT
+from chatd.mentions import MOST
 from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
@@ -37,11 +38,11 @@ from chatd.store.contacts import Contact
 from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
-from chatd.store.messages import Version
+from chatd.store.messages import VERSIONS, Version
 from chatd.store.overview import Totals
 from chatd.store.places import Receipt
 from chatd.store.profiles import Card
-from chatd.store.reactions import Reaction
+from chatd.store.reactions import FIRST, KINDS, Reaction
 from chatd.wire import json, text
 
 DOCUMENT = """\
@@ -104,7 +105,11 @@ UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program tha
 - In a command's usage, `[name=…]` may be left out. A text, a title and an object take the rest of
   the line, so named parameters stand before them.
 - A reply or event is one line per element, always. A value with a space or `"`, and an empty one,
-  is written as JSON. A message's line has no `at`, `kind` or `reply_to`; in JSON it has.
+  is written as JSON. A message's line has no `at`, `kind`, `data` or `reactions`; in JSON it has.
+  Before its text stands what else it is: `[recalled]`, `[edited]`, `[from carol]` (forwarded),
+  `[re 41 <bob> What he said]`. Anybody may type such marks; only JSON cannot be mistaken.
+- An object or an array is typed as JSON, and what follows it goes on:
+  `/say #team kind=location data={{"lat":30.66,"lon":104.06}} I am here`.
 - Nothing that acts on a terminal leaves as it is: control characters but tab, marks that
   reorder text and the backslash are shown as escapes (`\\xNN`, `\\uNNNN`):
 
@@ -158,6 +163,32 @@ waits {idle:g} seconds for its next request.
   others, whether they exist or not.
 - Whoever comes back within `presence.linger_seconds` was never offline.
 - A client that reads slowly goes without. After it has caught up, ask `who` again.
+
+## Messages
+
+- `kind` says what `data` is: a `text` has none; a `location` has `lat`, `lon` (degrees) and
+  perhaps `name`; a `file` has `file` (its id) and perhaps `name`, `size`, `type`; an `image` has
+  `width` and `height` besides. Any other word is yours, with an object of up to
+  `limits.data_bytes`, nested up to 32 deep. There is always a `text`: it is what a client shows
+  that does not know the kind.
+- A text stands in its own entry alone. Quotes and `edited` entries show the present one, each
+  time they are read, and nothing of what was recalled.
+- `edit` is for the sender, for `messages.edit_seconds`. {versions} earlier versions are kept, for
+  all who may read the message. Whom it mentioned stays.
+- `recall` is for the sender, for `messages.recall_seconds`, and in a group at any time for those
+  above the sender (the owner above admins, admins above members and who has left) and admins
+  themselves. The message is shown as `recalled` with an empty text; its text, versions,
+  reactions, mentions and pin are deleted. What is done to a recalled message is a `conflict`.
+- `edit`, `react`, `pin`, `unpin` and `hide` of what is so already answer `unchanged`, and nobody
+  is told. Who may not write in a room may not edit, react or pin there.
+- A message shows its `reactions`: of each emoji how many, and the first {first} `users`;
+  `reactions` lists all. It takes {kinds} different ones.
+- In a group, `@name` in a text mentions a member, and `mentions` those it names, up to
+  {mentions}. The longest name counts; in scripts without spaces it may be followed by more
+  (`@刘备明天`). `@all` by an admin mentions everybody, once in `messages.call_all_seconds` (else
+  `rate-limited`); by others it is a text.
+- With `store=false` a message goes to those who are online and keep up, is not kept, and has no
+  `seq`, `key` or mentions.
 
 ## Commands
 
@@ -597,7 +628,7 @@ def reference() -> str:
     """The whole document."""
     refusals = Refused("not-a-member", "You are not in #team."), Unavailable("Try again.")
     refused = ((f"`{code}`", str(_STATUS[code]), told) for code, told in MEANINGS.items())
-    limits = (s for s in settings() if s.key.startswith(("limits.", "heartbeat.")))
+    limits = (s for s in settings() if s.key.startswith(("limits.", "messages.", "heartbeat.")))
     limited = ((f"`{s.key}`", str(s.default), s.description) for s in limits)
     costs = ((f"`{c.name}`", str(c.cost)) for c in COMMANDS.values() if c.cost > 1)
     hidden = ((f"U+{ord(c):04X}", f"`{text.visible(c)}`") for c in "\n\r\\\x1b\x9b\u2028\u202e")
@@ -616,6 +647,10 @@ def reference() -> str:
         costs=table("command | cost", costs),
         mistakes=", ".join(f"`{code}`" for code in MEANINGS if code in _MISTAKES),
         idle=_IDLE,
+        versions=VERSIONS,
+        first=FIRST,
+        kinds=KINDS,
+        mentions=MOST,
     )
 
 

@@ -119,7 +119,7 @@ async def _shed(
 
 async def _effect(
     ctx: Context, room: Room, body: dict[str, Any], reply_to: int | None, names: Sequence[str]
-) -> Effect:
+) -> Effect | None:
     """What is stored with a message that replies or mentions; what it adds to the body."""
     user, at = ctx.user, ctx.node.millis()
     pause = ctx.node.messages.call_all_seconds * 1000
@@ -128,6 +128,8 @@ async def _effect(
         body["mentions"] = ALL if called else [party.name for party in parties]
     if reply_to is not None:
         body["reply_to"] = reply_to
+    elif not (called or parties):
+        return None
 
     def effect(connection: Connection, seq: int) -> None:
         if reply_to is not None:

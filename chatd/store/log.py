@@ -389,7 +389,7 @@ def read_after(
         f"{_shown_to(viewer)} AND e.seq > ? ORDER BY e.seq LIMIT ?",
         (room.id, *_viewer(viewer), seq, limit),
     )
-    return complete(connection, room.id, [_entry(room, row) for row in rows])
+    return complete(connection, [_entry(room, row) for row in rows])
 
 
 def read_before(
@@ -400,7 +400,7 @@ def read_before(
         f"{_shown_to(viewer)} AND e.seq < ? AND e.seq > ? ORDER BY e.seq DESC LIMIT ?",
         (room.id, *_viewer(viewer), seq, floor, limit),
     )
-    return complete(connection, room.id, [_entry(room, row) for row in reversed(rows)])
+    return complete(connection, [_entry(room, row) for row in reversed(rows)])
 
 
 def read_these(
@@ -412,7 +412,7 @@ def read_these(
     rows = connection.all(
         f"{_SELECT} AND e.seq IN ({marks(seqs)}) AND {UNHIDDEN}", (room.id, *seqs, user_id)
     )
-    return complete(connection, room.id, [_entry(room, row) for row in rows])
+    return complete(connection, [_entry(room, row) for row in rows])
 
 
 def read_each(connection: Connection, places: Sequence[tuple[Room, int]]) -> list[Entry]:
@@ -426,7 +426,7 @@ def read_each(connection: Connection, places: Sequence[tuple[Room, int]]) -> lis
             [value for room, seq in part.values() for value in (room.id, seq)],
         )
         found += [_entry(part[row[-1]][0], row[:-1]) for row in rows]
-    return found
+    return complete(connection, found)
 
 
 def _shown_to(viewer: int) -> str:

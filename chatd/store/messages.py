@@ -18,7 +18,7 @@ from chatd.rights import may
 from chatd.store.connection import Connection
 from chatd.store.rooms import authorise
 from chatd.store.shown import ERASED, present, quote
-from chatd.store.visible import floor
+from chatd.store.visible import FLOOR
 
 VERSIONS: Final = 20  # earlier ones that are kept of a message
 
@@ -61,31 +61,33 @@ class Change(Struct, frozen=True):
     since: int = 0
 
 
-def find(connection: Connection, room: Room, user_id: int, seq: int, lock: str = "") -> Message:
+def find(connection: Connection, room: Room, user_id: int, seq: int) -> Message:
     """A message that the user may read. Raises `Refused` of `not-found`, of `conflict` for one
     that was recalled, and as `authorise` does."""
-    kind, message = _find(connection, room, user_id, seq, lock)
+    kind, message = _find(connection, room, user_id, seq)
     if kind == ERASED:
         raise Refused("conflict", "The message was recalled.")
     return message
 
 
-def _find(
-    connection: Connection, room: Room, user_id: int, seq: int, lock: str = ""
-) -> tuple[str, Message]:
+def _find(connection: Connection, room: Room, user_id: int, seq: int) -> tuple[str, Message]:
     if room.kind == "group":
         authorise(connection, room.id, user_id, "write")
-    row = connection.one(
-        "SELECT e.kind, e.sender_id, e.at, e.body FROM entries e WHERE e.room_id = ? AND e.seq = ?"
-        f" AND e.kind IN ('message', '{ERASED}'){lock}",
-        (room.id, seq),
-    )
-    if row is None or seq <= floor(connection, room, user_id):
+    row = connection.one(_FIND, (seq, user_id, user_id, room.id, seq))
+    if row is None:
         raise Refused("not-found", "There is no message {seq} here.", seq=seq)
-    kind, sender_id, at, body = row
-    name = connection.one("SELECT name FROM users WHERE id = ?", (sender_id,))
-    sender = Party(sender_id, name[0] if name else "")
-    return kind, Message(seq, sender, at, msgspec.json.decode(body))
+    kind, sender_id, name, at, body = row
+    return kind, Message(seq, Party(sender_id, name or ""), at, msgspec.json.decode(body))
+
+
+_FIND = (
+    "SELECT e.kind, e.sender_id, u.name, e.at, e.body FROM rooms r"
+    f" JOIN entries e ON e.room_id = r.id AND e.seq = ? AND e.kind IN ('message', '{ERASED}')"
+    " LEFT JOIN users u ON u.id = e.sender_id"
+    " LEFT JOIN cursors c ON c.user_id = ? AND c.room_id = r.id"
+    " LEFT JOIN members m ON m.user_id = ? AND m.room_id = r.id"
+    f" WHERE r.id = ? AND {FLOOR} < ?"
+)
 
 
 def quoted(connection: Connection, room: Room, user_id: int, seq: int) -> dict[str, Any]:
@@ -99,8 +101,12 @@ def copied(
 ) -> dict[str, Any]:
     """The body of a message that says the same in another room; with `lock` nobody changes the
     message before the transaction ends. Raises as `find` does."""
-    clause = connection.dialect.locking if lock else ""
-    message = find(connection, room, user_id, seq, clause)
+    if lock:
+        connection.all(
+            "SELECT seq FROM entries WHERE room_id = ? AND seq = ?" + connection.dialect.locking,
+            (room.id, seq),
+        )
+    message = find(connection, room, user_id, seq)
     kept = {name: value for name, value in message.body.items() if name in _COPIED}
     origin = message.body.get("forwarded") or {"from": message.sender.name}
     return {**kept, "forwarded": origin}

@@ -16,8 +16,7 @@ from chatd.store.connection import Connection
 from chatd.store.messages import Change, Message, Unchanged, find, put_body
 
 KINDS: Final = 20  # different emoji on one message
-
-_FIRST = 3  # who are named in the message
+FIRST: Final = 3  # who are named in the message
 
 
 class Reaction(Struct, frozen=True):
@@ -62,7 +61,7 @@ def _note(connection: Connection, change: Change, message: Message, emoji: str) 
     first = connection.all(
         "SELECT u.name FROM reactions r JOIN users u ON u.id = r.user_id"
         " WHERE r.room_id = ? AND r.seq = ? AND r.emoji = ? ORDER BY r.at, r.user_id LIMIT ?",
-        (*place, _FIRST),
+        (*place, FIRST),
     )
     known = {one["emoji"]: one for one in message.body.get("reactions", ())}
     known[emoji] = {"emoji": emoji, "count": count, "users": [name for (name,) in first]}

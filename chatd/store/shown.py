@@ -19,21 +19,33 @@ ERASED: Final = "erased"  # the kind of a message that was recalled
 
 _QUOTED = 100  # characters
 
+Found = dict[tuple[int, int], tuple[str, dict[str, Any]]]  # a room's id and a seq: name, body
 
-def complete(connection: Connection, room_id: int, entries: Sequence[Entry]) -> list[Entry]:
-    """Entries just read of a room, with what they show of others: one more query, and none where
-    nothing is a reply or an edit."""
-    targets = sorted({seq for entry in entries if (seq := _target(entry))})
-    if not targets:
-        return list(entries)
-    rows = connection.all(
-        "SELECT e.seq, u.name, e.body FROM entries e LEFT JOIN users u ON u.id = e.sender_id"
-        f" WHERE e.room_id = ? AND e.seq IN ({marks(targets)})"
-        f" AND e.kind IN ('message', '{ERASED}')",
-        (room_id, *targets),
-    )
-    found = {seq: (name or "", msgspec.json.decode(body)) for seq, name, body in rows}
+
+def complete(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
+    """Entries just read, with what they show of others in their rooms: one more query, and none
+    where nothing is a reply or an edit."""
+    wanted: dict[int, list[int]] = {}
+    for entry in entries:
+        if target := _target(entry):
+            wanted.setdefault(entry.room_id, []).append(target)
+    found = _messages(connection, wanted) if wanted else {}
     return [_completed(entry, found) for entry in entries]
+
+
+def _messages(connection: Connection, wanted: dict[int, list[int]]) -> Found:
+    places = " OR ".join(
+        f"(e.room_id = ? AND e.seq IN ({marks(seqs)}))" for seqs in wanted.values()
+    )
+    rows = connection.all(
+        "SELECT e.room_id, e.seq, u.name, e.body FROM entries e"
+        f" LEFT JOIN users u ON u.id = e.sender_id WHERE ({places})"
+        f" AND e.kind IN ('message', '{ERASED}')",
+        [value for room_id, seqs in wanted.items() for value in (room_id, *seqs)],
+    )
+    return {
+        (room_id, seq): (name or "", msgspec.json.decode(body)) for room_id, seq, name, body in rows
+    }
 
 
 def quote(seq: int, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +65,10 @@ def _target(entry: Entry) -> int | None:
     return entry.body.get("target") if entry.kind == "edited" else None
 
 
-def _completed(entry: Entry, found: dict[int, tuple[str, dict[str, Any]]]) -> Entry:
-    target = _target(entry)
-    if target is None or target not in found:
-        return entry
-    name, body = found[target]
-    more = {"quote": quote(target, name, body)} if entry.kind == "message" else present(body)
-    return replace(entry, body={**entry.body, **more})
+def _completed(entry: Entry, found: Found) -> Entry:
+    target = _target(entry) or 0
+    if (entry.room_id, target) in found:
+        name, body = found[entry.room_id, target]
+        more = {"quote": quote(target, name, body)} if entry.kind == "message" else present(body)
+        return replace(entry, body={**entry.body, **more})
+    return entry
