@@ -95,17 +95,17 @@ class Receipts:
     async def _tell(self, moves: Mapping[Key, Move]) -> None:
         try:
             found = await self._find({room_id for room_id, _ in moves})
-            known = await self._store.read(people, self._concerned(moves, found))
+            small = {room_id: hall.room for room_id, hall in found.items() if not hall.crowded}
+            known = await self._store.read(people, self._concerned(moves, small))
         except Unavailable:
             return
         finally:
             self._telling = False
         for (room_id, user_id), move in moves.items():
-            hall = found.get(room_id)
-            if hall is not None:
-                self._show_own(hall.room, user_id, move)
-                if not hall.crowded:
-                    self._show(hall.room, user_id, move, known)
+            if room_id in found:
+                self._show_own(found[room_id].room, user_id, move)
+            if room_id in small:
+                self._show(small[room_id], user_id, move, known)
 
     async def _find(self, room_ids: set[int]) -> dict[int, Hall]:
         most = self._most_members()
@@ -120,17 +120,17 @@ class Receipts:
             found |= fresh
         return found
 
-    def _concerned(self, moves: Mapping[Key, Move], found: Mapping[int, Hall]) -> set[int]:
+    def _concerned(self, moves: Mapping[Key, Move], rooms: Mapping[int, Room]) -> set[int]:
         """Whose names or wishes are needed to tell the moves."""
         ids = set()
         for (room_id, user_id), move in moves.items():
-            hall = found.get(room_id)
-            if hall is None or hall.crowded:
+            room = rooms.get(room_id)
+            if room is None:
                 continue
-            if move.read or hall.room.kind == "group":
+            if move.read or room.kind == "group":
                 ids.add(user_id)
             if move.read:
-                ids.update(s.user.id for s in self._hub.audience(hall.room) if s.user)
+                ids.update(s.user.id for s in self._hub.audience(room) if s.user)
         return ids
 
     def _show_own(self, room: Room, user_id: int, move: Move) -> None:

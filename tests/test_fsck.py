@@ -200,7 +200,7 @@ class Fsck(Contract):
         one, other = self.users(2)
         room = self.pair(one, other)
         self.say(room, one, "1", "2", "3")
-        self.patch(overview, "_COUNTS", overview._COUNTS.replace("e.sender_id <> ?", "0 <> ?"))
+        self.patch(overview, "_UNREAD", overview._UNREAD.replace("e.sender_id <> ?", "0 <> ?"))
         found = [(each.check, each.room, each.what) for each in differences(self.db, NOW)]
         self.assertEqual(found, [("unread", room.id, f"user {one.id}: 3, not 0")])
 

@@ -38,7 +38,9 @@ from chatd.node import Node
 from chatd.settings import Accounts, Limits, StoreURL
 from chatd.settings import Heartbeat as Pulse
 from chatd.store import batch, overview, pool, schema
-from chatd.store.dialects import dialect
+from chatd.store.connection import Connection
+from chatd.store.dialects import Dialect, dialect
+from chatd.store.fsck import differences
 from tests.loop import Browser, Loop, Peer, Terminal, Threads
 from tests.profiles import machine
 
@@ -105,6 +107,11 @@ class Truth:
     def close(self) -> None:
         """Forgets the database."""
         self._db.close()
+
+    def agrees(self, kind: Dialect) -> None:
+        """All that is derived is as the logs have it."""
+        found = list(differences(Connection(self._db, kind), 0))
+        assert not found, found
 
     def look(self) -> None:
         """Reads what is new."""
@@ -423,6 +430,7 @@ class Chat(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.quiet(True)
+            self.truth.agrees(dialect(self.url))
         finally:
             for client in self.clients:
                 client.peer.vanish()

@@ -336,6 +336,22 @@ class Visibility(RoomsCase):
         self.assertEqual(await self._synced(bob, 5), ([], None))
         self.assertEqual(await self._synced(bob, 6), ([], "beyond-the-end"))
 
+    async def test_hidden(self) -> None:
+        """What a user has hidden is in no page, no catching up and no receipts of his; the others
+        have it."""
+        alice, bob = await self.enter("alice", "bob")
+        await self.closed(alice, bob)
+        await self.say(alice, "#team", "3", "4", "5")
+        await self.change("INSERT INTO hidden SELECT 2, id, 4 FROM rooms")
+        for parameters in ({}, {"after": 2}, {"before": 6, "limit": 2}):
+            found = await self.texts(bob, "#team", **parameters)
+            self.assertEqual(found[-2:], ["3", "5"], parameters)
+        self.assertEqual(await self._synced(bob, 2), (["3", "5"], None))
+        self.assertEqual(await self._synced(bob, 3), (["5"], None))
+        self.assertEqual(await self.refused(bob, "receipts", to="#team", seq=4), "not-found")
+        self.assertEqual(await self.texts(alice, "#team", after=2), ["3", "4", "5"])
+        self.assertEqual(await self._synced(alice, 3), (["4", "5"], None))
+
     async def test_coming_back(self) -> None:
         """Who left and came back sees what came after the new joining; meanwhile nothing."""
         alice, bob = await self.enter("alice", "bob")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 
 from msgspec import Struct
@@ -17,12 +17,13 @@ from chatd.store.visible import FLOOR, UNHIDDEN
 
 UNREAD_SEEN = 1000  # unread messages are counted among a room's last 1000 entries
 
-_ROOMS_AT_ONCE = 100  # asked about in one statement; SQLite compounds 500
+_ROOMS_AT_ONCE = 200  # asked about in one statement; SQLite compounds 500
 
 
 class Overview(Struct, frozen=True):
     """A room in the list; `floor` is the last seq that the user may not see, `last_seq` and
-    `last_at` (ms) are of the last entry that the user may, 0 if there is none."""
+    `last_at` (ms) are of the last entry that the user may, 0 if there is none, `hidden_seq` is of
+    the last that the user has hidden."""
 
     progress: Progress
     floor: int
@@ -33,6 +34,7 @@ class Overview(Struct, frozen=True):
     notify: Notify
     archived: bool
     archived_seq: int
+    hidden_seq: int
     unread: int = 0
     mentions: int = 0
     last: Entry | None = None
@@ -73,16 +75,19 @@ _MINE = (
     _ROOM.format(source="rooms r", mine="r.low_id = ?"),
     _ROOM.format(source="rooms r", mine="r.high_id = ? AND r.low_id <> r.high_id"),
 )
-_COUNTS = (
-    "SELECT ?, COUNT(*) - (SELECT COUNT(*) FROM hidden h"
+_UNREAD = (
+    "SELECT e.room_id, COUNT(*) FROM entries e"
+    " WHERE e.kind = 'message' AND e.sender_id <> ? AND ({}) GROUP BY e.room_id"
+)
+_HIDDEN = (
+    "SELECT h.room_id, COUNT(*) FROM hidden h"
     " JOIN entries e ON e.room_id = h.room_id AND e.seq = h.seq"
-    " WHERE h.user_id = ? AND h.room_id = ? AND h.seq > ?"
-    " AND e.kind = 'message' AND e.sender_id <> ?),"
-    " (SELECT COUNT(DISTINCT n.seq) FROM mentions n"
+    " WHERE e.kind = 'message' AND e.sender_id <> ? AND h.user_id = ? AND ({}) GROUP BY h.room_id"
+)
+_MENTIONS = (
+    "SELECT n.room_id, COUNT(DISTINCT n.seq) FROM mentions n"
     " JOIN entries e ON e.room_id = n.room_id AND e.seq = n.seq"
-    " WHERE n.room_id = ? AND n.user_id IN (0, ?) AND n.seq > ?"
-    f" AND e.kind = 'message' AND e.sender_id <> ? AND {UNHIDDEN})"
-    " FROM entries e WHERE e.room_id = ? AND e.seq > ? AND e.kind = 'message' AND e.sender_id <> ?"
+    f" WHERE e.kind = 'message' AND e.sender_id <> ? AND {UNHIDDEN} AND ({{}}) GROUP BY n.room_id"
 )
 _NEWS = (
     "SELECT ?, EXISTS (SELECT 1 FROM entries e"
@@ -165,6 +170,7 @@ def _overview(row: Row) -> Overview:
         notify or "all",
         bool(archived),
         archived_seq or 0,
+        hidden or 0,
     )
 
 
@@ -186,20 +192,47 @@ def _returned(connection: Connection, user_id: int, rooms: Sequence[Overview]) -
 
 def _counted(connection: Connection, user_id: int, rooms: Sequence[Overview]) -> list[Overview]:
     behind = [room for room in rooms if room.progress.end > _seen(room)]
-
-    def parameters(room: Overview) -> Row:
-        here, seen = _id(room), _seen(room)
-        start = max(seen, room.progress.end - UNREAD_SEEN)
-        unread = (here, start, user_id)
-        return (here, user_id, *unread, here, user_id, seen, user_id, user_id, *unread)
-
-    counts = {row[0]: row[1:] for row in _each(connection, _COUNTS, behind, parameters)}
+    hiding = [room for room in behind if room.hidden_seq > _start(room)]
+    unread = _counts(
+        connection, _UNREAD, (user_id,), behind, "(e.room_id = ? AND e.seq > ?)", _start
+    )
+    hidden = _counts(
+        *(connection, _HIDDEN, (user_id, user_id), hiding),
+        *("(h.room_id = ? AND h.seq > ?)", _start),
+    )
+    mentions = _counts(
+        *(connection, _MENTIONS, (user_id, user_id), behind),
+        *(f"(n.room_id = ? AND n.user_id IN (0, {int(user_id)}) AND n.seq > ?)", _seen),
+    )
     return [
-        replace(room, unread=found[0], mentions=found[1])
-        if (found := counts.get(_id(room)))
-        else room
+        replace(
+            room,
+            unread=unread.get(_id(room), 0) - hidden.get(_id(room), 0),
+            mentions=mentions.get(_id(room), 0),
+        )
         for room in rooms
     ]
+
+
+def _counts(
+    connection: Connection,
+    sql: str,
+    values: Row,
+    rooms: Sequence[Overview],
+    condition: str,
+    after: Callable[[Overview], int],
+) -> dict[int, int]:
+    """What a query counts, by room id, behind a seq of each room."""
+    found: dict[int, int] = {}
+    for part in _portions(rooms):
+        places = chain.from_iterable((_id(room), after(room)) for room in part)
+        text = sql.format(" OR ".join([condition] * len(part)))
+        found.update(dict(connection.all(text, (*values, *places))))
+    return found
+
+
+def _start(room: Overview) -> int:
+    return max(_seen(room), room.progress.end - UNREAD_SEEN)
 
 
 def _seen(room: Overview) -> int:
@@ -221,9 +254,13 @@ def _each(
     sql: str,
     rooms: Sequence[Overview],
     parameters: Callable[[Overview], Row],
-) -> Iterable[Row]:
+) -> Iterator[Row]:
     """What a query gives for each room, asked for many rooms at once."""
-    for start in range(0, len(rooms), _ROOMS_AT_ONCE):
-        part = rooms[start : start + _ROOMS_AT_ONCE]
+    for part in _portions(rooms):
         values = list(chain.from_iterable(map(parameters, part)))
         yield from connection.all(" UNION ALL ".join([sql] * len(part)), values)
+
+
+def _portions(rooms: Sequence[Overview]) -> Iterator[Sequence[Overview]]:
+    for start in range(0, len(rooms), _ROOMS_AT_ONCE):
+        yield rooms[start : start + _ROOMS_AT_ONCE]

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
+from chatd.store import overview
 from chatd.store.connection import Connection, Row
-from chatd.store.overview import UNREAD_SEEN, counted
 from chatd.store.replays import Difference, pages
 
 _USERS_AT_ONCE = 1000
-_LOGS_KEPT = 32  # ends of logs, of UNREAD_SEEN entries each
+_LOGS_KEPT = 32  # ends of logs, of overview.UNREAD_SEEN entries each
 
 
 def unread_counts(connection: Connection) -> Iterator[Difference]:
@@ -24,7 +24,7 @@ def unread_counts(connection: Connection) -> Iterator[Difference]:
         hidden = set(
             connection.all("SELECT room_id, seq FROM hidden WHERE user_id = ?", (user_id,))
         )
-        for room in counted(connection, user_id):
+        for room in overview.counted(connection, user_id):
             here = room.progress
             seen = max(here.read, _floor(connection, here.room.id, user_id))
             unread = sum(
@@ -54,7 +54,7 @@ def _users(connection: Connection) -> Iterator[int]:
 def _end_of_log(connection: Connection, room_id: int, end: int) -> list[Row]:
     return connection.all(
         "SELECT seq, kind, sender_id FROM entries WHERE room_id = ? AND seq > ?",
-        (room_id, end - UNREAD_SEEN),
+        (room_id, end - overview.UNREAD_SEEN),
     )
 
 
