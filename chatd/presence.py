@@ -117,8 +117,7 @@ class Presence:
             self._left.setdefault(party.id, _Left(party, self._tick, self._now))
 
     def _note_all(self) -> None:
-        here = self._shown.keys() - self._left.keys()
-        self._unsaved |= dict.fromkeys(here, self._now)
+        self._unsaved |= dict.fromkeys(self._shown, self._now)
 
     def _gone(self) -> Iterator[_Left]:
         for left in self._left.values():

@@ -386,6 +386,27 @@ class Rooms(PresenceCase):
         await self.turn(alice)
         self.assertEqual((self.news(alice), self.news(alice2)), ([], [("bob", "away")]))
 
+    async def test_encoded_once(self) -> None:
+        """What many who have a group open are told is encoded once for a wire."""
+        clients = await self.team(*[f"user{n}" for n in range(10)])
+        encoded: list[str] = []
+        wire = clients[0].protocol._inner.session.wire
+        encode = wire.event
+
+        def event(event: dict[str, Any]) -> bytes:
+            encoded.append(event["event"])
+            return bytes(encode(event))
+
+        for client in clients:
+            await client.ask("watch", to="#team")
+        self.patch(wire, "event", event)
+        for client in clients[:2]:
+            self.node.hub.sit(client.protocol._inner.session, True)
+        await self.pass_by()
+        self.assertEqual(encoded, ["presence", "presence"])
+        self.assertEqual(len(self.news(clients[9])), 2)
+        self.assertEqual(self.news(clients[0]), [("user1", "away")])
+
     async def test_those_blocked_are_not_told(self) -> None:
         """Of several who change, one who blocked the watcher is left out, in a group and in a
         direct room."""
@@ -421,6 +442,13 @@ class Rooms(PresenceCase):
         self.assertEqual(self.news(bob), [])
         await bob.ask("join", group="team")
         await end(bob, lambda: bob.ask("logout"))
+        await alice.ask("say", to="@carol", text="hello")
+        await carol.ask("watch", to="@alice")
+        alices = self.node.hub.watchers(("user", alice.protocol._inner.session.user.id))
+        self.assertEqual(len(list(alices)), 1)
+        await carol.ask("logout")
+        self.assertEqual(list(alices), [])
+        await self.user("carol", carol)
         await end(carol, None)
         await end(alice, lambda: alice.ask("dissolve", group="team"))
 
@@ -569,12 +597,14 @@ class Invisible(PresenceCase):
         await self.node.store.write(befriend, [("alice", "bob")])
         log_in = self.node.store.log_in
         waiting: list[Any] = []
+        let_go = 0
 
         async def late(login: Any) -> Any:
             account = await log_in(login)
             if login.token is None:
                 waiting.append(account)
-                while len(waiting) < 3:
+                number = len(waiting)
+                while let_go < number:
                     await deferLater(reactor, 0)
             return account
 
@@ -585,8 +615,8 @@ class Invisible(PresenceCase):
         while len(waiting) < 2:
             await deferLater(reactor, 0)
         await http.ask("appear", state="invisible")
-        waiting.append(None)
         for client in clients:
+            let_go += 1
             self.assertTrue((await client.next())["ok"])
         await self.pass_by()
         self.assertEqual(self.news(alice), [])
