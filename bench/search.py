@@ -80,6 +80,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--store", choices=("sqlite", "mysql", "both"), default="both")
     add("--messages", type=int, default=1_000_000)
     add("--searches", type=int, default=100, help="of each class and reader")
+    add("--only", choices=tuple(CLASSES), action="append", help="may be given again")
     add("--pool", default="", help="MariaDB's buffer pool, such as 1G (default: its 64M here)")
     add("--directory", type=Path, help="where the databases are, and are left for another run")
     return parser.parse_args(arguments)
@@ -160,7 +161,9 @@ class _Measure:
         print(f"{'':16}" + "".join(f"{name:>30}" for name, _, _ in scopes))
         print(f"{'ms':16}" + f"{'p50':>9}{'p95':>7}{'cpu50':>7}{'cpu95':>7}" * len(scopes))
         rows = [(name, make, 1) for name, make in CLASSES.items()]
-        for name, make, pages in [*rows, ("fifth page", CLASSES["common word"], _PAGES)]:
+        rows.append(("fifth page", CLASSES["common word"], _PAGES))
+        only = self.options.only
+        for name, make, pages in [row for row in rows if not only or row[0] in only]:
             cells = [self._cell(make, pages, user, room) for _, user, room in scopes]
             print(f"{name:16}" + "".join(cells), flush=True)
 

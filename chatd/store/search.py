@@ -22,7 +22,7 @@ Key = tuple[int, int, int]  # at, room's id, seq: hits are told in the falling o
 
 FIRST: Key = (2**62, 0, 0)
 
-_EFFORT = 6000  # rows that one request may look at; some 20 ms
+_EFFORT = 4500  # rows that one request may look at; some 20 ms
 _TEXT = 30  # what looking at a text costs, in rows
 _BRANCH = 30  # what each part of a statement costs, in rows
 _ROOMS = 16  # looked through at once
