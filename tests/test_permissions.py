@@ -183,7 +183,7 @@ def _table() -> Iterator[Row]:
     yield Row("history", lambda w: {"to": f"#{w.group}"}, _HIDDEN, rules=_INVITED)
     yield Row("history", lambda w: {"to": f"@{w.user('owner')}"}, _USERS)
     yield Row("search", lambda w: {"text": SECRET}, _USERS)
-    yield Row("search", lambda w: {"text": SECRET, "to": f"#{w.group}"}, _MEMBERS)
+    yield Row("search", lambda w: {"to": f"#{w.group}", "text": SECRET}, _MEMBERS)
     yield Row("search", lambda w: {"to": f"@{w.user('owner')}", "text": SECRET}, _USERS)
     yield Row("rooms", lambda w: {}, _USERS)
     yield Row("unread", lambda w: {}, _USERS)
@@ -201,15 +201,15 @@ def _table() -> Iterator[Row]:
     yield Row("mark", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
     yield Row("prefer", lambda w: {"to": f"#{w.group}", "archived": True}, _MEMBERS)
     yield Row("clear", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
-    # Nobody ever spoke with a stranger, whose own inbox has something.
+    # Nobody ever spoke with the hermit.
     for command, parameters in (
         *(("delivered", {"seq": 1}), ("read", {"seq": 1}), ("receipts", {"seq": 1})),
         *(("mark", {}), ("prefer", {"pinned": True}), ("clear", {})),
     ):
         yield Row(
             command,
-            lambda w, p=parameters: {"to": f"@{w.user('stranger')}", **p},  # type: ignore[misc]
-            "unauthorized ok not-found not-found not-found not-found unauthorized unauthorized",
+            lambda w, p=parameters: {"to": f"@{w.user('hermit')}", **p},  # type: ignore[misc]
+            _UNSPOKEN,
         )
 
 
@@ -291,7 +291,7 @@ def _messages() -> Iterator[Row]:
         yield Row(command, partial(_of_secret, more), cells)
         yield Row(command, partial(_unspoken, more), _UNSPOKEN)
     yield Row("pins", lambda w: {"to": f"#{w.group}"}, _MEMBERS)
-    yield Row("pins", lambda w: {"to": f"@{w.user('stranger')}"}, _UNSPOKEN)
+    yield Row("pins", lambda w: {"to": f"@{w.user('hermit')}"}, _UNSPOKEN)
 
 
 def _of_secret(more: dict[str, Any], world: World) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def _of_secret(more: dict[str, Any], world: World) -> dict[str, Any]:
 
 def _unspoken(more: dict[str, Any], world: World) -> dict[str, Any]:
     given = _of_secret(more, world)
-    return {**given, "to": f"@{world.user('stranger')}", "seq": 1}
+    return {**given, "to": f"@{world.user('hermit')}", "seq": 1}
 
 
 _UNSPOKEN = (
@@ -398,6 +398,7 @@ class WireCase(NodeCase):
             await self.enter(world, role, client)
         victim = self.frames()
         await self.enter(world, "victim", victim)
+        await self.enter(world, "hermit", self.frames())
         group = world.group
         await self.done(clients["owner"], "create", name=group)
         for role in ("admin", "member", "ex"):
