@@ -86,6 +86,8 @@ def fitting(kind: inspect.Type) -> st.SearchStrategy[Any]:
         return st.from_regex(kind.pattern, alphabet=characters).filter(
             lambda text: least <= len(text) <= most
         )
+    if isinstance(kind, inspect.LiteralType):
+        return st.sampled_from(kind.values)
     return {inspect.BoolType: st.booleans(), inspect.NoneType: st.none()}[type(kind)]
 
 
