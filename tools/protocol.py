@@ -467,7 +467,7 @@ RESULTS: Sequence[msgspec.Struct] = (
         False,
     ),
     membership.Bans([Ban("刘备", "alice", AT)], False),
-    invitations.Joined("#team", 2, AT),
+    invitations.Joined(seq=2, at=AT, address="#team"),
     invitations.Linked("kXw3rXJ2…", "9f86d081884c7d65", EXPIRES),
     invitations.Links([Link("9f86d081884c7d65", "alice", AT, EXPIRES, 10)]),
     invitations.Requests([Request("刘备", "", "It is me.", AT)], False),

@@ -40,12 +40,12 @@ LinkId = Annotated[str, Meta(min_length=16, max_length=16, description="a link's
 _DAY = 24 * 60 * 60 * 1000  # ms
 
 
-class Joined(Struct, frozen=True, omit_defaults=True):
+class Joined(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Where and when (ms) one joined; `requested`: one did not, but admins have been asked."""
 
-    address: str
     seq: int = 0
     at: int = 0
+    address: str
     requested: bool = False
 
 
@@ -90,7 +90,7 @@ async def join(
     if view.role is None and view.entry == "approval" and not view.invited:
         if not view.requested:
             await _ask(ctx, view.room, words)
-        return Joined(f"#{view.room.name}", requested=True)
+        return Joined(address=f"#{view.room.name}", requested=True)
     return await _join(ctx, view.room)
 
 
@@ -115,7 +115,7 @@ async def _join(ctx: Context, room: Room, link: bytes = b"") -> Joined:
         ),
     )
     ctx.session.room = f"#{room.name}"
-    return Joined(f"#{room.name}", stored.seq, stored.at)
+    return Joined(seq=stored.seq, at=stored.at, address=f"#{room.name}")
 
 
 def _most(ctx: Context) -> Most:
