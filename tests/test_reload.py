@@ -113,6 +113,15 @@ class FollowTests(ReloadCase):
         event = bob.event()
         self.assertEqual((event["from"], event["state"]), ("tom", "offline"))
 
+    def test_how_long_messages_change(self) -> None:
+        """So does for how long a message may be edited."""
+        chatd = self.started("[messages]\nedit_seconds = 0\n")
+        bob = self.user("bob", chatd.web_port)
+        seq = bob.ask("say", to="@bob", text="one")["seq"]
+        self.assertEqual(bob.ask("edit", to="@bob", seq=seq, text="two")["error"], "forbidden")
+        self.reload(chatd)
+        self.assertTrue(bob.ask("edit", to="@bob", seq=seq, text="two")["ok"])
+
     def test_key_of_jwts(self) -> None:
         """A new key for JWTs is good, the one before no longer."""
         chatd = self.started(f"[jwt]\nkey = '{KEYS[0]}'\n")
