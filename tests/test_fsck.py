@@ -12,6 +12,7 @@ from chatd.client import chatctl
 from chatd.model import Party, Room
 from chatd.settings import StoreURL
 from chatd.store import fsck, groups, membership, overview, places, replays, rooms
+from chatd.store.connection import Connection
 from chatd.store.fsck import MOST, differences
 from chatd.store.rooms import Cursor
 from tests.stores import HOUR, NOW, MariaDBCase, Node, SQLiteCase
@@ -90,6 +91,7 @@ class Fsck(Contract):
             lambda db, _: groups.dissolve(db, gone.id, alice.id, NOW),
         )
         await self._mute(node, team, alice, bob)
+        await self._appoint(node, closed, alice, bob, "owner")
         await node.append(self.draft(closed, alice, "after"))
         await node.advance(Cursor(bob.id, pair.id, 3, 2))
         await node.advance(Cursor(carol.id, team.id, 6, 4))
@@ -106,7 +108,7 @@ class Fsck(Contract):
         body = body.replace('": ', '":')
         self.db.run("UPDATE entries SET body = ? WHERE room_id = ? AND seq = ?", (body, *row))
         self.db.run("INSERT INTO pins (room_id, seq, by_id, at) VALUES (?, ?, 1, 1)", row)
-        self.db.run("INSERT INTO hidden (room_id, seq, user_id) VALUES (?, ?, ?)", (*row, bob.id))
+        self.db.run("INSERT INTO hidden (room_id, seq, user_id) VALUES (?, ?, ?)", (*row, alice.id))
         for one, other in ((alice, bob), (bob, alice)):
             self.db.run(
                 "INSERT INTO contacts (user_id, other_id, state) VALUES (?, ?, 'friend')",
@@ -125,10 +127,14 @@ class Fsck(Contract):
 
     async def _appoint(self, node: Node, room: Room, by: Party, user: Party, role: str) -> None:
         sql = "UPDATE members SET role = ? WHERE room_id = ? AND user_id = ?"
-        await self._do(
-            *(node, room, by, "appointed", {"user": user.name, "role": role}),
-            lambda db, _: db.run(sql, (role, room.id, user.id)),
-        )
+
+        def effect(db: Connection, _: int) -> None:
+            db.run(sql, (role, room.id, user.id))
+            if role == "owner":
+                db.run(sql, ("admin", room.id, by.id))
+
+        body = {"user": user.name, "role": role}
+        await self._do(node, room, by, "appointed", body, effect)
 
     async def _mute(self, node: Node, room: Room, by: Party, user: Party) -> None:
         sql = "INSERT INTO mutes (room_id, user_id, until) VALUES (?, ?, ?)"

@@ -16,6 +16,7 @@ from chatd.errors import Refused
 from chatd.model import Party, Room
 from chatd.rights import may
 from chatd.store.connection import Connection
+from chatd.store.postings import reindex, unindex
 from chatd.store.rooms import authorise
 from chatd.store.shown import ERASED, present, quote
 from chatd.store.visible import FLOOR
@@ -132,7 +133,7 @@ def edit(
         payloads.check(old.get("kind", "text"), data)
     _keep_version(connection, change, Version(old.get("edited", message.at), **present(old)))
     put_body(connection, change.room.id, change.target, new)
-    _reword(connection, change.room.id, change.target, old, new)
+    reindex(connection, change.room.id, change.target, old, new)
     return present(new)
 
 
@@ -183,7 +184,7 @@ def recall(connection: Connection, change: Change) -> None:
     )
     for table in ("versions", "mentions", "reactions", "pins"):
         connection.run(f"DELETE FROM {table} WHERE room_id = ? AND seq = ?", place)
-    _reword(connection, room.id, change.target, message.body, None)
+    unindex(connection, room.id, change.target, message.body)
 
 
 def _is_admin(connection: Connection, change: Change) -> bool:
@@ -212,9 +213,3 @@ def hide(connection: Connection, room: Room, user_id: int, seq: int) -> None:
         (user_id, room.id, seq),
     ):
         raise Unchanged
-
-
-def _reword(
-    connection: Connection, room_id: int, seq: int, old: dict[str, Any], new: dict[str, Any] | None
-) -> None:
-    """The words of a message have changed; None: it has none any more."""

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from chatd.model import Entry, Party, Room
 from chatd.store.connection import Connection, Row
+from chatd.store.shown import complete
 from chatd.store.visible import FLOOR, UNHIDDEN
 from chatd.words import spelled
 
@@ -182,7 +183,7 @@ class _Search:
 
     def _entries(self, keys: Sequence[Key]) -> list[Entry]:
         entries = [_entry(row) for row in self._read(_ENTRY, keys)] if keys else []
-        return sorted(entries, key=_key, reverse=True)
+        return sorted(complete(self._connection, entries), key=_key, reverse=True)
 
     def _read(self, what: str, keys: Sequence[Key]) -> list[Row]:
         """Of entries `e`, if the user may read them still."""
