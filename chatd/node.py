@@ -22,6 +22,7 @@ from chatd.doors import Doors, place_of
 from chatd.errors import CLOSE_CODES, REPLACED, SERVICE_RESTART, Refused, Template
 from chatd.hub import Hub
 from chatd.indexer import Indexer
+from chatd.languages import pick
 from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
 from chatd.presence import Presence
 from chatd.rates import Bucket, Rates
@@ -204,13 +205,13 @@ class Node:
             if not session.link.live:
                 standings = self.hub.standings(account.memberships)
                 session.user = User(user, standings, account.invisible)
-                session.user.language = account.language
+                session.user.language = pick(account.language)
                 session.user.bucket = self.rates.users.of(user.id, self.tick)
                 return account
             if replay:
                 self.backlog.begin(session)
             entered = self.hub.enter(session, user, account.memberships, account.invisible)
-            entered.language = account.language
+            entered.language = pick(account.language)
             entered.bucket = self.rates.users.of(user.id, self.tick)
         if self.accounts.one_session_per_device:
             _replace_others(session, entered)
@@ -422,10 +423,16 @@ class Node:
                 self.hub.reconsider(draft.sender.id)
                 self.hub.reconsider(_subject(draft).id)
             case "updated":
-                if "writers" in draft.body:
-                    self.hub.reconsider()
-                if "invisible" in draft.body:
-                    self.hub.appear(draft.sender, draft.body["invisible"])
+                self._update(draft)
+
+    def _update(self, draft: Draft) -> None:
+        user = self.hub.user(draft.sender.id)
+        if "writers" in draft.body:
+            self.hub.reconsider()
+        if "invisible" in draft.body:
+            self.hub.appear(draft.sender, draft.body["invisible"])
+        if "language" in draft.body and user is not None:
+            user.language = pick(draft.body["language"])
 
     def _join(self, draft: Draft) -> None:
         standing = Standing("member", draft.body.get("muted_until", 0))

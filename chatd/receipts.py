@@ -127,8 +127,7 @@ class Receipts:
             room = rooms.get(room_id)
             if room is None:
                 continue
-            if move.read or room.kind == "group":
-                ids.add(user_id)
+            ids.add(user_id)
             if move.read:
                 ids.update(s.user.id for s in self._hub.audience(room) if s.user)
         return ids
@@ -141,23 +140,18 @@ class Receipts:
 
     def _show(self, room: Room, user_id: int, move: Move, known: Mapping[int, Person]) -> None:
         person = known.get(user_id)
-        party = person.party if person else _of_two(room, user_id)
         others = [s for s in self._hub.audience(room) if s.user and s.user.id != user_id]
-        if party is None or not others:
+        if person is None or person.invisible or not others:
             return
         if move.delivered:
-            self._hub.whisper(others, self._event("delivered", room, party, move.delivered))
-        if move.read and person is not None and person.receipts:
+            self._hub.whisper(others, self._event("delivered", room, person.party, move.delivered))
+        if move.read and person.receipts:
             told = [s for s in others if s.user and _wants(known, s.user.id)]
-            self._hub.whisper(told, self._event("read", room, party, move.read))
+            self._hub.whisper(told, self._event("read", room, person.party, move.read))
 
     def _event(self, name: str, room: Room, party: Party, upto: int) -> dict[str, Any]:
         to = room.address_from(party.id)
         return {"event": name, "to": to, "from": party.name, "upto": upto, "at": self._millis()}
-
-
-def _of_two(room: Room, user_id: int) -> Party | None:
-    return next((one for one in (room.low, room.high) if one and one.id == user_id), None)
 
 
 def _wants(known: Mapping[int, Person], user_id: int) -> bool:

@@ -211,7 +211,7 @@ class StoreCase(TestCase):
 
     def roles(self, room: Room) -> dict[str, str]:
         """The roles of a group's members, by name."""
-        page = groups.members(self.db, room.id, NOW, "", 1000)
+        page = groups.members(self.db, room.id, 0, NOW, "", 1000)
         return {member.party.name: member.role for member in page}
 
     def draft(

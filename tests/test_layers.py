@@ -42,7 +42,8 @@ LAYERS = {
     "presence": {"errors", "hub", "model", "session", "settings", "store"},
     "indexer": {"errors", "store"},
     "node": {
-        *("auth", "backlog", "cursors", "doors", "errors", "hub", "indexer", "model"),
+        *("auth", "backlog", "cursors", "doors", "errors", "hub", "indexer", "languages"),
+        "model",
         *("presence", "rates", "receipts", "revocations", "rights", "session"),
         *("settings", "store"),
     },

@@ -71,7 +71,7 @@ def fitting(kind: inspect.Type) -> st.SearchStrategy[Any]:
         return st.one_of(*map(fitting, kind.types))
     if isinstance(kind, inspect.DictType):
         return st.dictionaries(fitting(kind.key_type), fitting(kind.value_type), max_size=3)
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, inspect.ListType | inspect.VarTupleType):
         return st.lists(fitting(kind.item_type), max_size=3)
     if isinstance(kind, inspect.AnyType):
         return held

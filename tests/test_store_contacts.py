@@ -268,7 +268,7 @@ class Keeping(Bonding):
         await self.step(self.both[0], me, nasty, REFUSE)
         found: list[str] = []
         while page := contacts.friends(self.db, me.id, found[-1] if found else "", 2):
-            found += [contact.user for contact in page]
+            found += [contact.party.name for contact in page]
         self.assertEqual(found, sorted(names, key=str.casefold))
         self.assertEqual(contacts.friends(self.db, me.id, "Д", 9)[0].state, "asking")
 

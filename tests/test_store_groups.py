@@ -415,7 +415,7 @@ class Size(Contract):
         (small, one), (large, other) = self.grown(20), self.grown(2000)
         self.db.all("SELECT 1")
         work: dict[str, Callable[[Room, Party, Party], Any]] = {
-            "page": lambda room, by, user: groups.members(self.db, room.id, NOW, "x", 10),
+            "page": lambda room, by, user: groups.members(self.db, room.id, 0, NOW, "x", 10),
             "mute": lambda room, by, user: membership.mute(self.db, room.id, by.id, user, NOW),
             "role": lambda room, by, user: membership.appoint(
                 self.db, room.id, by.id, user, "admin"
@@ -458,10 +458,10 @@ class Size(Contract):
         room, owner = self.grown(50)
         everybody = sorted(self.roles(room))
         paged: list[str] = []
-        while page := groups.members(self.db, room.id, NOW, paged[-1] if paged else "", 7):
+        while page := groups.members(self.db, room.id, 0, NOW, paged[-1] if paged else "", 7):
             paged += [member.party.name for member in page]
         self.assertEqual(paged, everybody)
-        (member,) = groups.members(self.db, room.id, NOW, "", 7, "owner")
+        (member,) = groups.members(self.db, room.id, 0, NOW, "", 7, "owner")
         self.assertEqual(member.party, owner)
 
 

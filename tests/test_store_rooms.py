@@ -117,18 +117,20 @@ class Belonging(Contract):
         room = self.group(owner)
         for name in names:
             rooms.add_member(self.db, room.id, self.user(name).id, "member", 2)
-        everybody = [member.party.name for member in groups.members(self.db, room.id, NOW, "", 100)]
+        everybody = [
+            member.party.name for member in groups.members(self.db, room.id, 0, NOW, "", 100)
+        ]
         expected = sorted([*names, "owner"], key=lambda name: name.casefold())
         self.assertEqual(everybody, expected)
         paged: list[str] = []
-        while page := groups.members(self.db, room.id, NOW, paged[-1] if paged else "", 2):
+        while page := groups.members(self.db, room.id, 0, NOW, paged[-1] if paged else "", 2):
             paged += [member.party.name for member in page]
         self.assertEqual(paged, expected)
-        behind = groups.members(self.db, room.id, NOW, "ANNA", 1)
+        behind = groups.members(self.db, room.id, 0, NOW, "ANNA", 1)
         self.assertEqual([member.party.name for member in behind], ["bob"])
-        behind = groups.members(self.db, room.id, NOW, "c", 1)
+        behind = groups.members(self.db, room.id, 0, NOW, "c", 1)
         self.assertEqual([member.party.name for member in behind], ["owner"])
-        self.assertEqual(groups.members(self.db, room.id, NOW, "龘", 10), [])
+        self.assertEqual(groups.members(self.db, room.id, 0, NOW, "龘", 10), [])
 
     def test_roles(self) -> None:
         """A list of members tells their roles, and holds one group's members alone."""

@@ -34,7 +34,6 @@ from chatd.model import LINE_PATTERN, TEXT_PATTERN, Address, Entry, Party, Room
 from chatd.registry import COMMANDS, Command, Parameter
 from chatd.settings import settings
 from chatd.store.accounts import Token
-from chatd.store.contacts import Contact
 from chatd.store.invitations import Link, Request
 from chatd.store.log import Stored
 from chatd.store.membership import Ban
@@ -448,8 +447,8 @@ RESULTS: Sequence[msgspec.Struct] = (
     friends.Tie("刘备", "friend", False, 5, AT),
     friends.Friends(
         [
-            Contact("bob", "asking", AT, "Bob", "", "do you know me?"),
-            Contact("刘备", "friend", AT, "玄德", "the boss"),
+            friends.Friend("bob", "asking", AT, "Bob", "", "do you know me?"),
+            friends.Friend("刘备", "friend", AT, "玄德", "the boss", presence="offline", seen=AT),
         ],
         False,
     ),
@@ -461,8 +460,8 @@ RESULTS: Sequence[msgspec.Struct] = (
     groups.About("#team", TEAM.title, "", "open", 2, "all", "members", 0, "member"),
     groups.Members(
         [
-            groups.MemberLine("alice", "Alice", "owner", 0, AT),
-            groups.MemberLine("刘备", "", "member", EXPIRES, AT),
+            groups.MemberLine("alice", "Alice", "owner", 0, AT, "online"),
+            groups.MemberLine("刘备", "", "member", EXPIRES, AT, "offline", AT),
         ],
         False,
     ),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from chatd import bonds
 from chatd.bonds import Change, State, Step
@@ -53,11 +54,27 @@ class Tie(Struct, frozen=True, omit_defaults=True):
     at: int = 0
 
 
+class Friend(Struct, frozen=True, omit_defaults=True):
+    """A friend, or somebody who has `asked` or was asked (`asking`: they ask you); since when (ms),
+    and with which words. `remark` is what you call them. Of friends: their `presence`, the names
+    of the `devices` that are online, when one who is offline was last `seen` (ms)."""
+
+    user: str
+    state: State
+    since: int
+    display: str = ""
+    remark: str = ""
+    words: str = ""
+    presence: Literal["", "online", "away", "offline"] = ""
+    seen: int | None = None
+    devices: list[str] = []
+
+
 class Friends(Struct, frozen=True):
     """A page of friends and open requests by name; `more`: ask again with the last one's name as
     `after`."""
 
-    friends: list[Contact]
+    friends: list[Friend]
     more: bool
 
 
@@ -106,7 +123,27 @@ async def remark(ctx: Context, user: Username, remark: Remark = "") -> Tie:
 async def friends(ctx: Context, after: After = "", limit: Limit = 200) -> Friends:
     """Lists your friends, and the requests that wait for an answer, by name."""
     found = await ctx.node.store.read(contacts.friends, ctx.user.id, after, limit + 1)
-    return Friends(found[:limit], len(found) > limit)
+    return Friends([_friend(ctx, contact) for contact in found[:limit]], len(found) > limit)
+
+
+def _friend(ctx: Context, contact: Contact) -> Friend:
+    line = Friend(
+        contact.party.name,
+        contact.state,
+        contact.since,
+        contact.display,
+        contact.remark,
+        contact.words,
+    )
+    if contact.state != "friend":
+        return line
+    presence, user_id = ctx.node.presence, contact.party.id
+    return replace(
+        line,
+        presence=presence.shown(user_id),
+        seen=presence.seen(user_id, contact.seen_at),
+        devices=presence.devices(user_id),
+    )
 
 
 @command(USERS, cost=20)

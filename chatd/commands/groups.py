@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
@@ -65,13 +65,16 @@ class About(Struct, frozen=True, omit_defaults=True):
 
 
 class MemberLine(Struct, frozen=True):
-    """A member: muted until a time (ms), 0 if not; when the member joined (ms)."""
+    """A member: muted until a time (ms), 0 if not; when the member joined (ms). `presence` is
+    unknown of who blocked you; `seen`: when one who is offline was last online (ms)."""
 
     user: str
     display: str
     role: Role
     muted_until: int
     joined: int
+    presence: Literal["online", "away", "offline", "unknown"]
+    seen: int | None = None
 
 
 class Members(Struct, frozen=True):
@@ -172,18 +175,21 @@ async def members(
     node = ctx.node
     room = await my_group(ctx, group)
     found = await node.store.read(
-        statements.members, room.id, node.millis(), after, limit + 1, role
+        statements.members, room.id, ctx.user.id, node.millis(), after, limit + 1, role
     )
-    return Members([_line(member) for member in found[:limit]], len(found) > limit)
+    return Members([_line(ctx, member) for member in found[:limit]], len(found) > limit)
 
 
-def _line(member: Member) -> MemberLine:
+def _line(ctx: Context, member: Member) -> MemberLine:
+    presence, user_id = ctx.node.presence, member.party.id
     return MemberLine(
         user=member.party.name,
         display=member.display,
         role=member.role,
         muted_until=member.muted_until,
         joined=member.joined,
+        presence="unknown" if member.hidden else presence.shown(user_id),
+        seen=None if member.hidden else presence.seen(user_id, member.seen_at),
     )
 
 

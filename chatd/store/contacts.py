@@ -12,16 +12,17 @@ from chatd.model import Party, fold
 from chatd.store.connection import Connection, Row
 
 
-class Contact(Struct, frozen=True, omit_defaults=True):
+class Contact(Struct, frozen=True):
     """A friend, or somebody who has asked or was asked; since when (ms), and with which words.
-    `remark` is what you call them."""
+    `remark` is what the user calls them, `seen_at` when they were last noted as online (ms)."""
 
-    user: str
+    party: Party
     state: State
     since: int
-    display: str = ""
-    remark: str = ""
-    words: str = ""
+    display: str
+    remark: str
+    words: str
+    seen_at: int
 
 
 class Changed(Refused):
@@ -118,13 +119,13 @@ def _keep(connection: Connection, owner: int, whom: int, side: Side) -> None:
 def friends(connection: Connection, user_id: int, after: str, limit: int) -> list[Contact]:
     """A page of the user's friends and open requests both ways, by name behind `after`."""
     rows = connection.all(
-        "SELECT u.name, c.state, c.at, u.display, c.remark, c.words"
+        "SELECT u.id, u.name, c.state, c.at, u.display, c.remark, c.words, u.seen_at"
         " FROM contacts c JOIN users u ON u.id = c.other_id"
         " WHERE c.user_id = ? AND c.state IN ('friend', 'asked', 'asking') AND u.name_key > ?"
         " ORDER BY u.name_key LIMIT ?",
         (user_id, fold(after), limit),
     )
-    return [Contact(*row) for row in rows]
+    return [Contact(Party(*row[:2]), *row[2:]) for row in rows]
 
 
 def blocks(connection: Connection, user_id: int, after: str, limit: int) -> list[str]:

@@ -61,13 +61,16 @@ class View(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """A member of a group: muted until a time in ms, 0 if not; in the group since `joined`."""
+    """A member of a group: muted until a time in ms, 0 if not; in the group since `joined`. Who
+    asks may know whether one who is not `hidden` is online, or was last at `seen_at` (ms)."""
 
     party: Party
     display: str
     role: Role
     muted_until: int
     joined: int
+    seen_at: int
+    hidden: bool
 
 
 def make_group(
@@ -181,25 +184,33 @@ def count_members(connection: Connection, room_id: int) -> int:
 
 
 def members(
-    connection: Connection, room_id: int, now: int, after: str, limit: int, role: Role | None = None
+    connection: Connection,
+    room_id: int,
+    viewer: int,
+    now: int,
+    after: str,
+    limit: int,
+    role: Role | None = None,
 ) -> list[Member]:
-    """A page of a group's members by name, beginning behind the name `after`; those of one role
-    if that is asked."""
+    """A page of a group's members by name, beginning behind the name `after`, for the user
+    `viewer`; those of one role if that is asked."""
     of_role, roles = (" AND m.role = ?", (role,)) if role else ("", ())
     rows = connection.all(
-        "SELECT u.id, u.name, u.display, m.role, x.until, e.at FROM members m"
+        "SELECT u.id, u.name, u.display, m.role, x.until, e.at, u.seen_at, c.blocked FROM members m"
         " JOIN users u ON u.id = m.user_id"
+        " LEFT JOIN contacts c ON c.user_id = m.user_id AND c.other_id = ?"
         " LEFT JOIN mutes x ON x.room_id = m.room_id AND x.user_id = m.user_id AND x.until > ?"
         " LEFT JOIN entries e ON e.room_id = m.room_id AND e.seq = m.joined_seq"
         f" WHERE m.room_id = ? AND m.name_key > ?{of_role} ORDER BY m.name_key LIMIT ?",
-        (now, room_id, fold(after), *roles, limit),
+        (viewer, now, room_id, fold(after), *roles, limit),
     )
     return [_member(row) for row in rows]
 
 
 def _member(row: Row) -> Member:
-    user_id, name, display, role, muted_until, joined = row
-    return Member(Party(user_id, name), display, role, muted_until or 0, joined or 0)
+    user_id, name, display, role, until, joined, seen_at, blocked = row
+    party = Party(user_id, name)
+    return Member(party, display, role, until or 0, joined or 0, seen_at, bool(blocked))
 
 
 def admins(connection: Connection, room_id: int) -> list[Party]:

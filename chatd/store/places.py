@@ -36,10 +36,11 @@ class Hall(Struct, frozen=True):
 
 
 class Person(Struct, frozen=True):
-    """A user, and whether that user tells and is told what was read."""
+    """A user; whether that user tells and is told what was read, and is not to be seen at all."""
 
     party: Party
     receipts: bool
+    invisible: bool
 
 
 class Receipt(Struct, frozen=True):
@@ -85,10 +86,10 @@ def _room(row: Row) -> Room:
 def people(connection: Connection, user_ids: Collection[int]) -> dict[int, Person]:
     """Users by id."""
     return {
-        user_id: Person(Party(user_id, name), bool(receipts))
+        user_id: Person(Party(user_id, name), bool(receipts), bool(invisible))
         for ids in _portions(user_ids)
-        for user_id, name, receipts in connection.all(
-            f"SELECT id, name, receipts FROM users WHERE id IN ({marks(ids)})", ids
+        for user_id, name, receipts, invisible in connection.all(
+            f"SELECT id, name, receipts, invisible FROM users WHERE id IN ({marks(ids)})", ids
         )
     }
 
@@ -103,9 +104,9 @@ def receipts(
     connection: Connection, room: Room, user_id: int, seq: int, after: str, limit: int, most: int
 ) -> list[Receipt]:
     """A page, by name, of those whom an entry has reached, but the user who asks, its sender, who
-    came later, and who tells nobody what they read. Raises `Refused` of `not-found` for an entry
-    that the user cannot see, `forbidden` for a user who tells nobody, `too-large` where more
-    than `most` are in the group."""
+    came later, who is invisible, and who tells nobody what they read. Raises `Refused` of
+    `not-found` for an entry that the user cannot see, `forbidden` for a user who tells nobody,
+    `too-large` where more than `most` are in the group."""
     sender_id = _sender(connection, room, user_id, seq)
     if not people(connection, (user_id,))[user_id].receipts:
         raise Refused("forbidden", "Who does not tell what was read is not told it either.")
@@ -115,6 +116,7 @@ def receipts(
     rows = connection.all(
         f"SELECT u.name, c.read_seq FROM {source} JOIN cursors c ON c.user_id = u.id"
         " AND c.room_id = ? AND c.delivered_seq >= ? WHERE u.receipts = 1"
+        " AND u.invisible = 0"
         " AND u.id <> ? AND u.id <> ? AND u.name_key > ? ORDER BY u.name_key LIMIT ?",
         (*there, room.id, seq, user_id, sender_id, fold(after), limit),
     )
