@@ -45,7 +45,8 @@ class ReceiptCase(NodeCase):
         client.frame(b'{"cmd":"ping","id":"%b"}' % request_id.encode())
         while (one := await client.next()).get("reply") != request_id:
             if one.get("event") in ("delivered", "read"):
-                found.append((one["event"], one["to"], one["from"], one["upto"]))
+                who = one["from"] if "from" in one else one["users"]
+                found.append((one["event"], one["to"], who, one["upto"]))
         return found
 
     async def done(self, client: Any, command: str, **parameters: Any) -> Any:
@@ -165,6 +166,17 @@ class EventTests(ReceiptCase):
             found = await self.heard(client)
             self.assertIn(("read", "#team", "bob", 4), found)
         self.assertEqual([one for one in await self.heard(bob) if one[0] == "read"], [])
+
+    async def test_together(self) -> None:
+        """Who got as far in the same tick is told of in one event, however many."""
+        alice, bob, carol = [await self.user(name) for name in ("alice", "bob", "carol")]
+        await self.team(alice, bob, carol)
+        for client in (alice, bob, carol):
+            await self.heard(client)
+        for client in (bob, carol):
+            await self.done(client, "read", to="#team", seq=4)
+        found = [await self.heard(client) for client in (alice, bob, carol)]
+        self.assertEqual(found, [[("read", "#team", ["bob", "carol"], 4)]] * 3)
 
     async def test_large_group(self) -> None:
         """In a group that is too large, or becomes it, nobody learns it but the reader."""

@@ -376,7 +376,8 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (
         DELIVERED,
         "What was said in a room has reached `from` up to `upto`. Once a second at most;"
-        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`.",
+        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`. Where"
+        " several got as far in the same second, there is a list `users` and no `from`.",
     ),
     (READ, "`from` has read a room up to `upto`. Your own too, so that your devices agree."),
     (
