@@ -36,6 +36,8 @@ _ASCII_ATOM = re.compile("[a-z0-9]+")
 _ACCENTS = re.compile("(?<=[a-z\u0391-\u03c9])[\u0300-\u036f]+")
 # Not shown, or only as the form of what they follow: a soft hyphen, joiners, variants, skins.
 _UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
+# Unicode sorts the marks on a letter, and needs the square of their number for it.
+_PILE = re.compile(r"\W{64}")
 _QUOTED = re.compile('"([^"]*)"|([^\\s"]+)')
 _LINK = re.compile(r"\bhttps?://[^\s/?#]", re.IGNORECASE)
 
@@ -90,7 +92,7 @@ def _atoms(text: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", _PILE.sub(r"\g<0> ", text)).casefold()
     bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", _UNSEEN.sub("", folded)))
     return unicodedata.normalize("NFKC", bare)
 
