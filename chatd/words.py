@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 TOKEN_BYTES = 48  # of UTF-8: as wide as the index's column
+_LIGHT = 500  # tokens that cost nothing
 _PROBES = 4  # tokens by which one search looks; the text itself is compared with the rest
 
 # Scripts written without spaces between words, and Hangul, whose words carry their endings.
@@ -54,6 +55,13 @@ def spelled(text: str) -> str:
 def tokens(text: str) -> set[bytes]:
     """What the index has of a text."""
     return {_cut(token) for token in _grams(_atoms(text))}
+
+
+def burden(text: str) -> int:
+    """What it costs to bring a text into the index or out of it, by the number of tokens that such
+    a text may have, in requests; 0 for what people usually write."""
+    most = len(text) // 4 if text.isascii() else 2 * len(text)
+    return max(0, most - _LIGHT) // 4
 
 
 def phrases(query: str) -> list[str]:
