@@ -834,8 +834,8 @@ class CostTests(MessagesCase):
         return [sql.split()[0] for sql in self.statements]
 
     async def test_plain(self) -> None:
-        """A plain text takes one INSERT and no read; a page without replies and edits two
-        queries, the floor's and its own, and one with them three."""
+        """A plain text takes one INSERT and no read; a page takes a look at what one may see and
+        a query, and where there are replies or edits another one."""
         alice, _ = await self.people()
         await self.say(alice, "#team", "x")
         await self.say(alice, "@bob", "x")
