@@ -9,6 +9,7 @@ from chatd.errors import Unavailable
 from chatd.hub import Hub
 from chatd.model import Room
 from chatd.session import Session
+from chatd.store.contacts import blocking
 from chatd.store.places import Hall, Person, Place, halls, people
 from chatd.store.rooms import Cursor
 from chatd.store.store import Store
@@ -98,6 +99,7 @@ class Receipts:
             found = await self._find({room_id for room_id, _ in moves})
             small = {room_id: hall.room for room_id, hall in found.items() if not hall.crowded}
             known = await self._store.read(people, self._concerned(moves, small))
+            shut = await self._shut(moves, small)
         except Unavailable:
             return
         finally:
@@ -106,7 +108,7 @@ class Receipts:
         for (room_id, user_id), move in moves.items():
             if room_id in found:
                 self._show_own(found[room_id].room, user_id, move)
-            if room_id in small and user_id in known:
+            if room_id in small and user_id in known and (room_id, user_id) not in shut:
                 for name, upto in _told(move, known[user_id]):
                     steps.setdefault((room_id, name, upto), []).append(known[user_id].party.name)
         for (room_id, name, upto), users in steps.items():
@@ -136,6 +138,17 @@ class Receipts:
             if move.read:
                 ids.update(s.user.id for s in self._hub.audience(room) if s.user)
         return ids
+
+    async def _shut(self, moves: Mapping[Key, Move], rooms: Mapping[int, Room]) -> set[Key]:
+        """The moves in direct rooms of those who block the other one: they are not to be seen."""
+        pairs = {
+            (user_id, rooms[room_id].other(user_id).id): (room_id, user_id)
+            for room_id, user_id in moves
+            if room_id in rooms and rooms[room_id].kind == "direct"
+        }
+        if not pairs:
+            return set()
+        return {pairs[pair] for pair in await self._store.read(blocking, pairs.keys())}
 
     def _show_own(self, room: Room, user_id: int, move: Move) -> None:
         user = self._hub.user(user_id)

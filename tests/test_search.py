@@ -407,6 +407,17 @@ class PagingTests(SearchCase):
         self.assertLess(one, 4 * rows_read)
         self.assertEqual(self.hits(query), [])
 
+    def test_long_texts(self) -> None:
+        """One request compares few long texts with a phrase, and asking again comes to all."""
+        user = self.user()
+        room = self.group(user)
+        self.say(room, user, "cup tea", *("tea cup " * 900 for _ in range(40)), "cup tea")
+        self.index()
+        pages = [*self.pages(self.query(user, '"cup tea" tea cup'), 50)]
+        self.assertGreaterEqual(len(pages), 4)
+        self.assertLessEqual(max(len(page.entries) for page in pages), 10)
+        self.assertEqual(sum(len(page.entries) for page in pages), 42)
+
     def test_far_apart(self) -> None:
         """A hit behind many that are none is found in the end."""
         user = self.user()
@@ -629,6 +640,21 @@ class IndexerTests(SearchCase):
         postings = self.postings()
         self.assertEqual(postings, self.built_anew())
         self.assertEqual(len(self.find(user, "上海")), 250)
+
+    async def test_long_texts(self) -> None:
+        """A transaction has few long texts, also where they have few words."""
+        user = self.user()
+        rooms = [self.pair(user, user), self.group(user)]
+        for room in rooms:
+            self.say(room, user, *("tea " * 1900 for _ in range(3)))
+        self.index()
+        self.db.run("DELETE FROM postings")
+        self.db.run("DELETE FROM indexed")
+        ids = [room.id for room in rooms]
+        self.assertEqual(index(self.db, ids), ids)
+        self.assertEqual(self.single("SELECT SUM(seq) FROM indexed"), 2)
+        self.index()
+        self.assertEqual(len(self.find(user, "tea")), 6)
 
     async def test_killed(self) -> None:
         """A node that dies between or within two transactions leaves nothing missing and nothing

@@ -104,9 +104,9 @@ def receipts(
     connection: Connection, room: Room, user_id: int, seq: int, after: str, limit: int, most: int
 ) -> list[Receipt]:
     """A page, by name, of those whom an entry has reached, but the user who asks, its sender, who
-    came later, who is invisible, and who tells nobody what they read. Raises `Refused` of
-    `not-found` for an entry that the user cannot see, `forbidden` for a user who tells nobody,
-    `too-large` where more than `most` are in the group."""
+    came later, who is invisible, who tells nobody what they read, and who blocks the user in their
+    direct room. Raises `Refused` of `not-found` for an entry that the user cannot see, `forbidden`
+    for a user who tells nobody, `too-large` where more than `most` are in the group."""
     sender_id = _sender(connection, room, user_id, seq)
     if not people(connection, (user_id,))[user_id].receipts:
         raise Refused("forbidden", "Who does not tell what was read is not told it either.")
@@ -127,7 +127,11 @@ def _those_in(room: Room, user_id: int, seq: int) -> tuple[str, Row]:
     if room.kind == "group":
         source = "members m JOIN users u ON u.id = m.user_id AND m.room_id = ? AND m.joined_seq < ?"
         return source, (room.id, seq)
-    return "(SELECT * FROM users WHERE id = ?) u", (room.other(user_id).id,)
+    open_one = (
+        "(SELECT * FROM users WHERE id = ? AND NOT EXISTS (SELECT 1 FROM contacts b"
+        " WHERE b.user_id = users.id AND b.other_id = ? AND b.blocked = 1)) u"
+    )
+    return open_one, (room.other(user_id).id, user_id)
 
 
 def _sender(connection: Connection, room: Room, user_id: int, seq: int) -> int:

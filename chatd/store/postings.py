@@ -17,6 +17,7 @@ from chatd.words import has_link, tokens
 
 _ENTRIES = 100  # of a room that are read at once
 _TOKENS = 1500  # after which no further message is begun: some 5 ms of SQLite's one writer
+_CHARS = 10_000  # likewise: some 10 ms to cut most texts, and few words may come of it
 _AT_ONCE = 500  # tokens in one statement
 
 _ADD = "INSERT INTO postings (room_id, token, at, seq) VALUES (?, ?, ?, ?)"
@@ -29,6 +30,7 @@ def index(connection: Connection, room_ids: Sequence[int]) -> list[int]:
     rows: list[Row] = []
     ends: list[Row] = []
     left: list[int] = []
+    spare = _CHARS
     with connection.transaction():
         connection.all(
             f"SELECT id FROM rooms WHERE id IN ({marks(rooms)}) ORDER BY id"
@@ -37,7 +39,7 @@ def index(connection: Connection, room_ids: Sequence[int]) -> list[int]:
         )
         begun = _indexed(connection, rooms)
         for room_id in rooms:
-            end, level = _index(connection, room_id, begun.get(room_id, 0), rows)
+            end, level, spare = _index(connection, room_id, begun.get(room_id, 0), rows, spare)
             ends.append((room_id, end))
             if not level:
                 left.append(room_id)
@@ -56,23 +58,31 @@ def _indexed(connection: Connection, room_ids: Sequence[int]) -> dict[int, int]:
     return dict(found)
 
 
-def _index(connection: Connection, room_id: int, seq: int, rows: list[Row]) -> tuple[int, bool]:
-    """Adds the postings behind `seq` to `rows`; up to which seq, and whether that is the end."""
-    if len(rows) >= _TOKENS:
-        return seq, False
+def _index(
+    connection: Connection, room_id: int, seq: int, rows: list[Row], spare: int
+) -> tuple[int, bool, int]:
+    """Adds the postings behind `seq` to `rows`, for `spare` characters and what the last message
+    has more; up to which seq, whether that is the end, and how many are left to spare."""
+    if _is_full(rows, spare):
+        return seq, False, spare
     found = connection.all(
         "SELECT seq, sender_id, at, kind, body FROM entries WHERE room_id = ? AND seq > ?"
         " ORDER BY seq LIMIT ?",
         (room_id, seq, _ENTRIES),
     )
     for here, sender_id, at, kind, body in found:
-        if len(rows) >= _TOKENS:
-            return seq, False
+        if _is_full(rows, spare):
+            return seq, False, spare
+        spare -= len(body)
         if kind == "message":
             told = _told(sender_id, msgspec.json.decode(body))
             rows += [(room_id, token, at, here) for token in told]
         seq = here
-    return seq, len(found) < _ENTRIES
+    return seq, len(found) < _ENTRIES, spare
+
+
+def _is_full(rows: list[Row], spare: int) -> bool:
+    return spare <= 0 or len(rows) >= _TOKENS
 
 
 def reindex(
