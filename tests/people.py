@@ -51,11 +51,6 @@ class Person:
         """Whether entries say less than they do in JSON."""
         return self._kind.terse
 
-    @property
-    def closed(self) -> bool:
-        """Whether the server has closed the connection."""
-        return self._wire.closed
-
     def _connect(self) -> None:
         self._wire = self._kind(self._case)
         self._last: dict[str, int] = {}
@@ -75,6 +70,12 @@ class Person:
         """Closes the client, which is as good as the network's end."""
         self._note(self._wire.take())
         self._wire.leave()
+
+    async def is_thrown_out(self) -> None:
+        """The server ends the connection; by HTTP nobody can ask any more."""
+        await self._wire.ends()
+        if not self.live:
+            await self.cannot("unauthorized", "rooms")
 
     async def comes_back(self, **parameters: Any) -> None:
         """Connects and logs in anew, with what the client had still there."""

@@ -100,9 +100,9 @@ class Friends(StoryCase):
         once he is a friend he can."""
         ann, bob = await self.people("ann", "bob")
         await ann.does("profile", writers="friends")
-        await bob.cannot("forbidden", "say", to="@ann", text="hello?")
+        await bob.cannot("blocked", "say", to="@ann", text="hello?")
         await bob.does("befriend", user="ann")
-        await bob.cannot("forbidden", "say", to="@ann", text="hello?")
+        await bob.cannot("blocked", "say", to="@ann", text="hello?")
         await ann.does("accept", user="bob")
         await bob.says("@ann", "hello!")
         self.assertEqual(await ann.hears(), ["bob: hello!"])

@@ -39,10 +39,8 @@ class Wire(Protocol):
     def take(self) -> list[Event]:
         """The events that came before what was answered last."""
 
-    @property
-    def closed(self) -> bool:
-        """Whether the server has closed the connection."""
-        ...
+    async def ends(self) -> None:
+        """Waits until the server has ended the connection."""
 
     def leave(self) -> None:
         """The client goes away."""
@@ -58,10 +56,9 @@ class Live:
         self._connection = client
         self._events: list[Event] = []
 
-    @property
-    def closed(self) -> bool:
-        """Whether the server has closed the connection."""
-        return self._connection.closed
+    async def ends(self) -> None:
+        """Waits until the server has ended the connection."""
+        await self._connection.until(lambda: self._connection.closed or None)
 
     def leave(self) -> None:
         """The client goes away."""
@@ -102,6 +99,13 @@ class Browser(Live):
     async def hear(self) -> dict[str, Any]:
         """The next reply or event."""
         return await self._client.next()
+
+    async def ends(self) -> None:
+        """Answers the server's close frame, as browsers do."""
+        while (found := await self._client.next_frame())[0] != 8:
+            pass
+        self._client.frame(found[1], opcode=8)
+        await super().ends()
 
     def send(self, command: str, parameters: dict[str, Any]) -> None:
         """Sends a request."""
@@ -161,7 +165,6 @@ class Program:
 
     live = False
     terse = False
-    closed = False
 
     def __init__(self, case: NodeCase) -> None:
         self._client = case.http()
@@ -209,6 +212,9 @@ class Program:
         events, self._events = self._events, []
         return events
 
+    async def ends(self) -> None:
+        """Nothing ends: whether one is still let in, the next request tells."""
+
     def leave(self) -> None:
         """Nothing ends: each request was a connection of its own."""
 
@@ -227,6 +233,8 @@ def _words(command: Command, parameters: dict[str, Any]) -> Iterator[str]:
     for parameter in known:
         if parameter.name in parameters:
             typed = _typed(parameters[parameter.name])
+            if " " in typed and not parameter.rest:
+                typed = json.dumps(typed, ensure_ascii=False)
             yield typed if parameter.required else f"{parameter.name}={typed}"
 
 
