@@ -185,8 +185,8 @@ waits {idle:g} seconds for its next request.
   `reactions` lists all. It takes {kinds} different ones.
 - In a group, `@name` in a text mentions a member, and `mentions` those it names, up to
   {mentions}. The longest name counts; in scripts without spaces it may be followed by more
-  (`@刘备明天`). `@all` by an admin mentions everybody, once in `messages.call_all_seconds` (else
-  `rate-limited`); by others it is a text.
+  (`@刘备明天`). `@all` by an admin mentions everybody (`"mentions":["all"]`), once in
+  `messages.call_all_seconds` (else `rate-limited`); by others it is a text.
 - With `store=false` a message goes to those who are online and keep up, is not kept, and has no
   `seq`, `key` or mentions.
 
