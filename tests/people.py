@@ -121,7 +121,7 @@ class Person:
                     return event
             try:
                 self._note([await self._wire.next()])
-            except AssertionError as error:
+            except LookupError as error:
                 raise AssertionError(self.name, looked_for, self._unseen) from error
 
     async def has_not_seen(self, kind: str, /, **fields: Any) -> None:
@@ -150,8 +150,8 @@ class Person:
             return
         try:
             self._note([await self._wire.next()])
-        except AssertionError:
-            return  # nothing is new
+        except LookupError:
+            return
         self._note(self._wire.take())
 
     def _note(self, events: list[Event]) -> None:
@@ -307,7 +307,9 @@ class StoryCase(CalmCase):
         """What is on its way has arrived."""
         hub = self.node.hub
         await deferLater(reactor, 0)
-        while self.node.presence.telling or any(s.loading for s in hub.sessions):
+        while self.node.presence.telling or any(
+            s.loading or s.behind for s in hub.sessions
+        ):
             await deferLater(reactor, 0)
         hub.flush()
 

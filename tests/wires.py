@@ -34,7 +34,7 @@ class Wire(Protocol):
         """What a request is answered."""
 
     async def next(self) -> Event:
-        """The next event. Fails where there is none, and none can come."""
+        """The next event. Raises `LookupError` where there is none, and none can come."""
 
     def take(self) -> list[Event]:
         """The events that came before what was answered last."""
@@ -185,7 +185,8 @@ class Program:
         """The next entry of all rooms that was not there at the last look."""
         if not self._events:
             await self._look()
-        assert self._events, "nothing is new"
+        if not self._events:
+            raise LookupError("nothing is new")
         return self._events.pop(0)
 
     async def _look(self) -> None:
