@@ -137,7 +137,7 @@ INDICES = {  # table: columns, unique
     ("links", ("room_id",), False),
     ("cursors", ("room_id",), False),
 }
-ADDED = 21  # columns, to tables that stood
+ADDED = 22  # columns, to tables that stood
 CLUSTERED = set(PRIMARY_KEYS) - {"users", "rooms", "revocations"}
 
 UPGRADE = """
