@@ -548,7 +548,7 @@ class MentionTests(MessagesCase):
             await self.refused(bob, "say", to="#team", text="x", mentions=["all"]), "forbidden"
         )
         seq = await self.say(alice, "#team", "@all hello")
-        self.assertEqual((await self.entry(bob, "#team", seq))["mentions"], "all")
+        self.assertEqual((await self.entry(bob, "#team", seq))["mentions"], ["all"])
         self.assertEqual(await self.mentioned(), [(seq, None)])
         self.time += 59
         reply = await alice.ask("say", to="#team", text="@all again")

@@ -186,6 +186,17 @@ class TypedRequests(SynchronousTestCase):
         self.assertIs(text_wire.decode("/login a b replay=false").replay, False)
         self.assertEqual(text_wire.decode('/sync {"@bob": 3, "#team": 4}').since["#team"], 4)
 
+    def test_quoted(self) -> None:
+        """The value of a named parameter may stand in quotes, as JSON writes it; what is no
+        such string is the value as it stands, as is what goes by position or to the line's end."""
+        changed = text_wire.decode('/profile display="Ann \\"A\\" Lee" findable=false by the sea')
+        self.assertEqual(changed.display, 'Ann "A" Lee')
+        self.assertEqual((changed.findable, changed.status), (False, "by the sea"))
+        for typed in ('"abc', '"a"b', '"a\\"'):
+            self.assertEqual(text_wire.decode(f"/login ann password={typed}").password, typed)
+        self.assertEqual(text_wire.decode('/login ann "abc"').password, '"abc"')
+        self.assertEqual(text_wire.decode('/say @bob text="hi"').text, '"hi"')
+
     def test_no_slash(self) -> None:
         """A line without a slash, or with two, is said to wherever the session is."""
         for line, text in (("hello", "hello"), ("//etc", "/etc"), (" /x", " /x"), ("//", "/")):

@@ -107,6 +107,7 @@ UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program tha
   is written as JSON. A message's line has no `at`, `kind`, `data` or `reactions`; in JSON it has.
   Before its text stands what else it is: `[recalled]`, `[edited]`, `[from carol]` (forwarded),
   `[re 41 <bob> What he said]`. Anybody may type such marks; only JSON cannot be mistaken.
+- The value of a named parameter may stand in quotes, as JSON writes it: `display="Ann Lee"`.
 - An object or an array is typed as JSON, and what follows it goes on:
   `/say #team kind=location data={{"lat":30.66,"lon":104.06}} I am here`.
 - Nothing that acts on a terminal leaves as it is: control characters but tab, marks that
@@ -184,8 +185,8 @@ waits {idle:g} seconds for its next request.
   `reactions` lists all. It takes {kinds} different ones.
 - In a group, `@name` in a text mentions a member, and `mentions` those it names, up to
   {mentions}. The longest name counts; in scripts without spaces it may be followed by more
-  (`@刘备明天`). `@all` by an admin mentions everybody, once in `messages.call_all_seconds` (else
-  `rate-limited`); by others it is a text.
+  (`@刘备明天`). `@all` by an admin mentions everybody (`"mentions":["all"]`), once in
+  `messages.call_all_seconds` (else `rate-limited`); by others it is a text.
 - With `store=false` a message goes to those who are online and keep up, is not kept, and has no
   `seq`, `key` or mentions.
 

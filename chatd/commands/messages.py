@@ -127,7 +127,7 @@ async def _effect(
     pause = ctx.node.messages.call_all_seconds * 1000
     called, parties = await _mentioned(ctx, room, body["text"], names)
     if called or parties:
-        body["mentions"] = ALL if called else [party.name for party in parties]
+        body["mentions"] = [ALL] if called else [party.name for party in parties]
     if reply_to is not None:
         body["reply_to"] = reply_to
     elif not (called or parties):
