@@ -140,9 +140,10 @@ class Receipts:
 
     def _show(self, room: Room, user_id: int, move: Move, known: Mapping[int, Person]) -> None:
         person = known.get(user_id)
-        others = [s for s in self._hub.audience(room) if s.user and s.user.id != user_id]
-        if person is None or person.invisible or not others:
+        if person is None or person.invisible:
             return
+        kept_from = person.blocks | {user_id}
+        others = [s for s in self._hub.audience(room) if s.user and s.user.id not in kept_from]
         if move.delivered:
             self._hub.whisper(others, self._event("delivered", room, person.party, move.delivered))
         if move.read and person.receipts:

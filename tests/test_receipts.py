@@ -192,6 +192,21 @@ class EventTests(ReceiptCase):
         found = await self.heard(bob)
         self.assertEqual(found, [("delivered", "@bob", "alice", 3)])
 
+    async def test_blocked(self) -> None:
+        """Who is blocked hears in no room that the other one is here, and finds it in no list."""
+        alice, bob, carol = [await self.user(name) for name in ("alice", "bob", "carol")]
+        await self.team(alice, bob, carol)
+        await self.done(bob, "block", user="alice")
+        await self.heard(alice), await self.heard(carol)
+        await self.done(bob, "read", to="#team", seq=4)
+        self.assertEqual([one for one in await self.heard(alice) if one[2] == "bob"], [])
+        self.assertIn(("read", "#team", "bob", 4), await self.heard(carol))
+        listed = await self.done(alice, "receipts", to="#team", seq=4)
+        self.assertNotIn("bob", [one["user"] for one in listed["receipts"]])
+        await self.done(bob, "unblock", user="alice")
+        listed = await self.done(alice, "receipts", to="#team", seq=4)
+        self.assertIn("bob", [one["user"] for one in listed["receipts"]])
+
     async def test_slow_readers(self) -> None:
         """A session that does not keep up goes without."""
         alice, bob = await self.conversation()

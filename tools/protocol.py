@@ -159,7 +159,7 @@ waits {idle:g} seconds for its next request.
 - A session is told of changes, once a second at most, of the user's friends and of the people in
   the room that it has open (`watch`). `who` tells how they are now, of friends, of people in common
   groups and of those with whom there is a direct room, unless they blocked you; `unknown` are all
-  others, whether they exist or not.
+  others, whether they exist or not. Whom you blocked gets no receipts of yours either.
 - Whoever comes back within `presence.linger_seconds` was never offline.
 - A client that reads slowly goes without. After it has caught up, ask `who` again.
 
