@@ -101,8 +101,8 @@ UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program tha
     -ERR not-found There is …    a refusal; retry_after=SECONDS at its end where it helps
     * …                          an event
 
-- In a command's usage, `[name=…]` may be left out. A text, a title and an object take the rest of
-  the line, so named parameters stand before them.
+- In a command's usage, `[name=…]` may be left out; of `a|b` one is meant. A text, a title and an
+  object take the rest of the line, so named parameters stand before them.
 - A reply or event is one line per element, always. A value with a space or `"`, and an empty one,
   is written as JSON. A message's line has no `at`, `kind`, `data` or `reactions`; in JSON it has.
   Before its text stands what else it is: `[recalled]`, `[edited]`, `[from carol]` (forwarded),
