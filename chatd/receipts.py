@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from chatd.errors import Unavailable
 from chatd.hub import Hub
 from chatd.model import Room
 from chatd.session import Session
-from chatd.store.contacts import blocking
 from chatd.store.places import Hall, Person, Place, halls, people
 from chatd.store.rooms import Cursor
 from chatd.store.store import Store
@@ -99,18 +98,17 @@ class Receipts:
             found = await self._find({room_id for room_id, _ in moves})
             small = {room_id: hall.room for room_id, hall in found.items() if not hall.crowded}
             known = await self._store.read(people, self._concerned(moves, small))
-            shut = await self._shut(moves, small)
         except Unavailable:
             return
         finally:
             self._telling = False
-        steps: dict[Step, list[str]] = {}
+        steps: dict[Step, list[Person]] = {}
         for (room_id, user_id), move in moves.items():
             if room_id in found:
                 self._show_own(found[room_id].room, user_id, move)
-            if room_id in small and user_id in known and (room_id, user_id) not in shut:
+            if room_id in small and user_id in known:
                 for name, upto in _told(move, known[user_id]):
-                    steps.setdefault((room_id, name, upto), []).append(known[user_id].party.name)
+                    steps.setdefault((room_id, name, upto), []).append(known[user_id])
         for (room_id, name, upto), users in steps.items():
             self._show(small[room_id], name, upto, users, known)
 
@@ -139,17 +137,6 @@ class Receipts:
                 ids.update(s.user.id for s in self._hub.audience(room) if s.user)
         return ids
 
-    async def _shut(self, moves: Mapping[Key, Move], rooms: Mapping[int, Room]) -> set[Key]:
-        """The moves in direct rooms of those who block the other one: they are not to be seen."""
-        pairs = {
-            (user_id, rooms[room_id].other(user_id).id): (room_id, user_id)
-            for room_id, user_id in moves
-            if room_id in rooms and rooms[room_id].kind == "direct"
-        }
-        if not pairs:
-            return set()
-        return {pairs[pair] for pair in await self._store.read(blocking, pairs.keys())}
-
     def _show_own(self, room: Room, user_id: int, move: Move) -> None:
         user = self._hub.user(user_id)
         if move.badge and user is not None:
@@ -157,21 +144,24 @@ class Receipts:
             self._hub.whisper(others, self._event("read", room, [user.name], move.badge))
 
     def _show(
-        self, room: Room, name: str, upto: int, users: list[str], known: Mapping[int, Person]
+        self, room: Room, name: str, upto: int, users: list[Person], known: Mapping[int, Person]
     ) -> None:
         """Tells a room that users got as far: of all in one event, since where everybody reads
         along, one for each would be as many as the square of their number."""
-        others = [
-            session
-            for session in self._hub.audience(room)
-            if (user := session.user) is not None
-            and users != [user.name]
-            and (name != "read" or _wants(known, user.id))
-        ]
-        if others:
-            self._hub.whisper(others, self._event(name, room, users, upto))
+        blocked = frozenset[int]().union(*(person.blocks for person in users))
+        told: dict[tuple[str, ...], list[Session]] = {}
+        for session in self._hub.audience(room):
+            user = session.user
+            if user is None or (name == "read" and not _wants(known, user.id)):
+                continue
+            seen = [p for p in users if user.id not in p.blocks] if user.id in blocked else users
+            names = tuple(person.party.name for person in seen)
+            if names and names != (user.name,):
+                told.setdefault(names, []).append(session)
+        for names, sessions in told.items():
+            self._hub.whisper(sessions, self._event(name, room, names, upto))
 
-    def _event(self, name: str, room: Room, users: list[str], upto: int) -> dict[str, Any]:
+    def _event(self, name: str, room: Room, users: Sequence[str], upto: int) -> dict[str, Any]:
         to = room.address_from(_id_of(room, users[0]))
         who = {"from": users[0]} if len(users) == 1 else {"users": users}
         return {"event": name, "to": to, **who, "upto": upto, "at": self._millis()}

@@ -307,9 +307,7 @@ class StoryCase(CalmCase):
         """What is on its way has arrived."""
         hub = self.node.hub
         await deferLater(reactor, 0)
-        while self.node.presence.telling or any(
-            s.loading or s.behind for s in hub.sessions
-        ):
+        while self.node.presence.telling or any(s.loading or s.behind for s in hub.sessions):
             await deferLater(reactor, 0)
         hub.flush()
 

@@ -207,18 +207,19 @@ class EventTests(ReceiptCase):
         self.assertEqual(found, [("delivered", "@bob", "alice", 3)])
 
     async def test_blocked(self) -> None:
-        """Whom one blocks is not told any more what one gets and reads; one's own devices are."""
-        alice, bob = await self.conversation()
-        laptop = await self.user("bob", replay=False)
+        """Who is blocked hears in no room that the other one is here, and finds it in no list."""
+        alice, bob, carol = [await self.user(name) for name in ("alice", "bob", "carol")]
+        await self.team(alice, bob, carol)
         await self.done(bob, "block", user="alice")
-        await self.done(bob, "read", to="@alice", seq=2)
-        self.assertEqual(await self.heard(alice), [])
-        self.assertEqual(await self.heard(laptop), [("read", "@alice", "bob", 2)])
-        listed = await self.done(alice, "receipts", to="@bob", seq=1)
-        self.assertEqual(listed["receipts"], [])
+        await self.heard(alice), await self.heard(carol)
+        await self.done(bob, "read", to="#team", seq=4)
+        self.assertEqual([one for one in await self.heard(alice) if one[2] == "bob"], [])
+        self.assertIn(("read", "#team", "bob", 4), await self.heard(carol))
+        listed = await self.done(alice, "receipts", to="#team", seq=4)
+        self.assertNotIn("bob", [one["user"] for one in listed["receipts"]])
         await self.done(bob, "unblock", user="alice")
-        await self.done(bob, "read", to="@alice", seq=3)
-        self.assertIn(("read", "@alice", "bob", 3), await self.heard(alice))
+        listed = await self.done(alice, "receipts", to="#team", seq=4)
+        self.assertIn("bob", [one["user"] for one in listed["receipts"]])
 
     async def test_slow_readers(self) -> None:
         """A session that does not keep up goes without."""
@@ -355,7 +356,7 @@ class Effort(Contract):
         while receipts._telling:
             await deferLater(_reactor(), 0)
         statements = [found for found in look() if found.startswith("SELECT")]
-        self.assertEqual(len(statements), 3, [found[:80] for found in statements])
+        self.assertEqual(len(statements), 2, [found[:80] for found in statements])
 
 
 def _other(room: Room, one: Party) -> Party:

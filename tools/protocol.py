@@ -101,8 +101,8 @@ UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program tha
     -ERR not-found There is …    a refusal; retry_after=SECONDS at its end where it helps
     * …                          an event
 
-- In a command's usage, `[name=…]` may be left out. A text, a title and an object take the rest of
-  the line, so named parameters stand before them.
+- In a command's usage, `[name=…]` may be left out; of `a|b` one is meant. A text, a title and an
+  object take the rest of the line, so named parameters stand before them.
 - A reply or event is one line per element, always. A value with a space or `"`, and an empty one,
   is written as JSON. A message's line has no `at`, `kind`, `data` or `reactions`; in JSON it has.
   Before its text stands what else it is: `[recalled]`, `[edited]`, `[from carol]` (forwarded),
@@ -160,7 +160,7 @@ waits {idle:g} seconds for its next request.
 - A session is told of changes, once a second at most, of the user's friends and of the people in
   the room that it has open (`watch`). `who` tells how they are now, of friends, of people in common
   groups and of those with whom there is a direct room, unless they blocked you; `unknown` are all
-  others, whether they exist or not.
+  others, whether they exist or not. Whom you blocked gets no receipts of yours either.
 - Whoever comes back within `presence.linger_seconds` was never offline.
 - A client that reads slowly goes without. After it has caught up, ask `who` again.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
@@ -10,11 +9,7 @@ from msgspec import Struct
 from chatd.bonds import NOBODY, Bond, Change, Side, State
 from chatd.errors import Refused, Template
 from chatd.model import Party, fold
-from chatd.store.connection import Connection, Row, marks
-
-Pair = tuple[int, int]
-
-_PAIRS_AT_ONCE = 1000
+from chatd.store.connection import Connection, Row
 
 
 class Contact(Struct, frozen=True):
@@ -53,21 +48,6 @@ def check_open(connection: Connection, user_id: int, other: Party) -> None:
         raise Refused("blocked", "You have blocked @{name}.", name=other.name)
     if blocked or (writers == "friends" and state != "friend"):
         raise Refused("blocked", "@{name} takes no messages from you.", name=other.name)
-
-
-def blocking(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
-    """Those of the pairs of users' ids of which the first blocks the second."""
-    found: set[Pair] = set()
-    ordered = sorted(pairs)
-    for start in range(0, len(ordered), _PAIRS_AT_ONCE):
-        ones, others = zip(*ordered[start : start + _PAIRS_AT_ONCE], strict=True)
-        rows = connection.all(
-            "SELECT user_id, other_id FROM contacts WHERE blocked = 1"
-            f" AND user_id IN ({marks(ones)}) AND other_id IN ({marks(others)})",
-            (*ones, *others),
-        )
-        found.update((user_id, other_id) for user_id, other_id in rows)
-    return found.intersection(pairs)
 
 
 def bond(connection: Connection, user_id: int, other: Party) -> Bond:

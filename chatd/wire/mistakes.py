@@ -50,6 +50,7 @@ _SYNTAX: Templates = (
 # What patterns of the signatures mean, by how they begin.
 _ADDRESS: Template = "Expected an address, @user or #group, in {place}"
 _WORD: Template = "Expected a word of small letters, digits and '-' in {place}"
+_FORM: Template = "This has not the form that is expected in {place}"
 _CONTROLS: Template = "Control characters are not allowed in {place}"
 
 
@@ -64,7 +65,7 @@ def mismatch(message: str) -> Phrase:
         return Phrase(_ADDRESS, place=place)
     if "'^[a-z]" in what:
         return Phrase(_WORD, place=place)
-    return Phrase(_CONTROLS, place=place)
+    return Phrase(_CONTROLS if "'^[^" in what else _FORM, place=place)
 
 
 def _place(where: str) -> Phrase | str:
