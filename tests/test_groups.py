@@ -281,6 +281,21 @@ class Entering(GroupCase):
         )
         self.assertEqual((await self.ok(bob, "about", group="team"))["role"], "member")
 
+    async def test_titles(self) -> None:
+        """A title has nothing unseen and nothing that moves other characters, like other names that
+        people see."""
+        (alice,) = await self.people("alice")
+        for title in ("team\u200b", "\u202emaet", "a\u2066b"):
+            self.assertEqual(
+                await self.code(alice, "create", name="one", title=title), "bad-request"
+            )
+        await self.ok(alice, "create", name="team", title="  our   team ")
+        about = await self.ok(alice, "about", group="team")
+        self.assertEqual(about["title"], "our team")
+        self.assertEqual(
+            await self.code(alice, "retitle", group="team", title="\u200b"), "bad-request"
+        )
+
     async def test_requests_of_the_blocked(self) -> None:
         """Who has blocked somebody hears of no request of theirs; the others do, and if there are
         none nothing is asked."""
