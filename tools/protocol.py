@@ -296,8 +296,8 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     ),
     (entry(TEAM, 45, "recalled", ALICE, target=40), "The message `target` was recalled."),
     (
-        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True),
-        "`from` reacted to the message `target`, or took that back.",
+        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True, count=1),
+        "`from` reacted to the message `target`, or took that back; `count` have done so now.",
     ),
     (entry(TEAM, 47, "pinned", ALICE, target=42), "The message `target` was pinned."),
     (entry(TEAM, 48, "unpinned", ALICE, target=42), "It is no longer pinned."),
