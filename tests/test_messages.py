@@ -844,6 +844,8 @@ class CostTests(MessagesCase):
 
     async def cost(self, work: Callable[[], Any]) -> list[str]:
         """The first words of the statements that some work takes."""
+        self.node.indexer.stop()  # it would mix in its own
+        await self.node.indexer.level()
         self.statements.clear()
         await work()
         return [sql.split()[0] for sql in self.statements]
