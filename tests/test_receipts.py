@@ -342,7 +342,7 @@ class Effort(Contract):
             self.assertEqual(len(statements), 1 if seq == 2 else 0, statements)
 
     async def test_many_rooms_cost_little(self) -> None:
-        """A thousand direct rooms in which something is read cost two statements."""
+        """A thousand direct rooms in which something is read cost three statements."""
         dialect, look = self.watched()
         node, hub = self.node(dialect), Hub(_reactor())
         one = self.user()

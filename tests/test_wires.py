@@ -142,6 +142,10 @@ class JsonRequests(SynchronousTestCase):
         self._refused('{"cmd":"say","id":1,"to":"@bob","text":""}', 1, "length >= 1", "in text")
         self._refused(say + ',"kind":"A B"}', 1, "small letters", "in kind")
         self._refused(say + ',"key":"\\u0007"}', 1, "Control characters", "in key")
+        self._refused('{"cmd":"search","id":1,"next":"x"}', 1, "earlier answer", "in next")
+        self._refused('{"cmd":"rooms","id":1,"after":"x"}', 1, "earlier answer", "in after")
+        react = '{"cmd":"react","id":1,"to":"@bob","seq":1,"emoji":"a b"}'
+        self._refused(react, 1, "without a space", "in emoji")
         self._refused('{"cmd":"sync","id":1,"since":{"bob":1}}', 1, "@user or #group", "since")
         self._refused('{"id":1}', 1, '"cmd" is missing')
         self._refused('{"cmd":["ping"],"id":1}', 1, '"cmd" is a string')

@@ -172,7 +172,8 @@ waits {idle:g} seconds for its next request.
   `limits.data_bytes`, nested up to 32 deep. There is always a `text`: it is what a client shows
   that does not know the kind.
 - A text stands in its own entry alone. Quotes and `edited` entries show the present one, each
-  time they are read, and nothing of what was recalled.
+  time they are read, and nothing of what was recalled. Who replies to or edits a message shows it
+  to all who get that, newcomers too.
 - `edit` is for the sender, for `messages.edit_seconds`. {versions} earlier versions are kept, for
   all who may read the message. Whom it mentioned stays.
 - `recall` is for the sender, for `messages.recall_seconds`, and in a group at any time for those
@@ -297,8 +298,8 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     ),
     (entry(TEAM, 45, "recalled", ALICE, target=40), "The message `target` was recalled."),
     (
-        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True),
-        "`from` reacted to the message `target`, or took that back.",
+        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True, count=1),
+        "`from` reacted to the message `target`, or took that back; `count` have done so now.",
     ),
     (entry(TEAM, 47, "pinned", ALICE, target=42), "The message `target` was pinned."),
     (entry(TEAM, 48, "unpinned", ALICE, target=42), "It is no longer pinned."),

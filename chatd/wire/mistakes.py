@@ -51,6 +51,8 @@ _SYNTAX: Templates = (
 _ADDRESS: Template = "Expected an address, @user or #group, in {place}"
 _WORD: Template = "Expected a word of small letters, digits and '-' in {place}"
 _FORM: Template = "This has not the form that is expected in {place}"
+_GIVEN: Template = "Expected what an earlier answer gave in {place}"
+_SPACELESS: Template = "Expected characters without a space in {place}"
 _CONTROLS: Template = "Control characters are not allowed in {place}"
 
 
@@ -65,6 +67,10 @@ def mismatch(message: str) -> Phrase:
         return Phrase(_ADDRESS, place=place)
     if "'^[a-z]" in what:
         return Phrase(_WORD, place=place)
+    if "'^\\\\d" in what or "'^([0-9]" in what:
+        return Phrase(_GIVEN, place=place)
+    if "'^[^\\\\s" in what:
+        return Phrase(_SPACELESS, place=place)
     return Phrase(_CONTROLS if "'^[^" in what else _FORM, place=place)
 
 
