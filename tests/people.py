@@ -12,7 +12,8 @@ from twisted.internet.task import deferLater
 
 from chatd.settings import Heartbeat, Presence
 from tests.bed import CalmCase
-from tests.wires import Browser, Event, JsonLines, Program, Reply, Telnet, Wire, room_of
+from tests.typed import Event
+from tests.wires import Browser, JsonLines, Program, Reply, Telnet, Wire, room_of
 
 Cast = tuple[type[Wire], ...]
 
@@ -22,6 +23,7 @@ CASTS: dict[str, Cast] = {
     "typed_lines": (Telnet,),
     "http": (Program,),
     "mixed": (Browser, Telnet, Program, JsonLines),
+    "mixed_otherwise": (Program, Browser, JsonLines, Telnet),
 }
 """What the people of a story use, in the order in which they come; then it begins anew."""
 
@@ -307,9 +309,7 @@ class StoryCase(CalmCase):
         """What is on its way has arrived."""
         hub = self.node.hub
         await deferLater(reactor, 0)
-        while self.node.presence.telling or any(
-            s.loading or s.behind for s in hub.sessions
-        ):
+        while self.node.presence.telling or any(s.loading or s.behind for s in hub.sessions):
             await deferLater(reactor, 0)
         hub.flush()
 
