@@ -12,7 +12,8 @@ from twisted.internet.task import deferLater
 
 from chatd.settings import Heartbeat, Presence
 from tests.bed import CalmCase
-from tests.wires import Browser, Event, JsonLines, Program, Reply, Telnet, Wire, room_of
+from tests.typed import Event
+from tests.wires import Browser, JsonLines, Program, Reply, Telnet, Wire, room_of
 
 Cast = tuple[type[Wire], ...]
 
@@ -22,6 +23,7 @@ CASTS: dict[str, Cast] = {
     "typed_lines": (Telnet,),
     "http": (Program,),
     "mixed": (Browser, Telnet, Program, JsonLines),
+    "mixed_otherwise": (Program, Browser, JsonLines, Telnet),
 }
 """What the people of a story use, in the order in which they come; then it begins anew."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 
 from tests.people import DAY, Person, StoryCase
@@ -158,15 +157,12 @@ class Absence(StoryCase):
             await ann.says("#team", line.removeprefix("ann: "))
         self.assertEqual(await bob.hears(), said)
         await phone.comes_back(replay=False)
-        seq, found = 2, []
-        for page in itertools.count(1):
+        seq, found, more = 2, [], True
+        while more:
             news = await phone.does("sync", since={"#team": seq})
             found += [f"{entry['from']}: {entry['text']}" for entry in news["entries"]]
-            seq = news["entries"][-1]["seq"]
-            if not news["more"]:
-                break
+            seq, more = news["entries"][-1]["seq"], news["more"]
         self.assertEqual(found, said)
-        self.assertEqual(page, 3)
 
     async def _says_it_had_all(self, person: Person) -> None:
         for room in (await person.does("rooms"))["rooms"]:

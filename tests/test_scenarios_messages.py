@@ -238,9 +238,7 @@ class Around(StoryCase):
         await ann.says("@bob", "anyway")
         answer = await bob.says("@ann", "tea", reply_to=seq)
         quote = (await ann.sees("message", text="tea"))["quote"]
-        self.assertEqual(
-            (quote["seq"], quote["from"], quote["text"]), (seq, "ann", "tea or coffee")
-        )
+        self.assertEqual(quote, {"seq": seq, "from": "ann", "text": "tea or coffee"})
         await ann.does("edit", to="@bob", seq=seq, text="tea, coffee or milk")
         quote = (await ann.looks_at("@bob", answer))["quote"]
         self.assertEqual(quote["text"], "tea, coffee or milk")

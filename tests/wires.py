@@ -5,20 +5,14 @@ All four answer a request with the same dictionaries, as far as their wire says 
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
-from collections.abc import Iterator
-from json import JSONDecoder
 from typing import Any, ClassVar, Protocol
 
-from chatd.registry import COMMANDS, Command
+from chatd.registry import COMMANDS
 from tests.bed import Client, NodeCase
+from tests.typed import Event, event, listed, pairs, unescaped, words
 
-Event = dict[str, Any]
 Reply = dict[str, Any]
-
-_raw_decode = JSONDecoder().raw_decode
 
 
 class Wire(Protocol):
@@ -49,8 +43,8 @@ class Wire(Protocol):
 class Live:
     """A connection on which events come between replies."""
 
-    live = True
-    terse = False
+    live: ClassVar[bool] = True
+    terse: ClassVar[bool] = False
 
     def __init__(self, client: Client) -> None:
         self._connection = client
@@ -135,7 +129,7 @@ class JsonLines(Live):
 class Telnet(Live):
     """Lines that a person types, and reads."""
 
-    terse = True
+    terse: ClassVar[bool] = True
 
     def __init__(self, case: NodeCase) -> None:
         self._client = case.lines()
@@ -145,26 +139,26 @@ class Telnet(Live):
     def send(self, command: str, parameters: dict[str, Any]) -> None:
         """Types a request as its usage shows it."""
         self._command = command
-        self._client.line(" ".join([f"/{command}", *_words(COMMANDS[command], parameters)]))
+        self._client.line(" ".join([f"/{command}", *words(COMMANDS[command], parameters)]))
 
     async def hear(self) -> dict[str, Any]:
         """The next reply or event."""
         elements = []
-        while not (line := _unescaped(await self._client.next())).startswith(("+OK", "-ERR", "* ")):
+        while not (line := unescaped(await self._client.next())).startswith(("+OK", "-ERR", "* ")):
             elements.append(line.removeprefix("= "))
         if line.startswith("* "):
-            return _event(line[2:])
+            return event(line[2:])
         if line.startswith("-ERR "):
             _, code, sentence = line.split(" ", 2)
             return {"ok": False, "error": code, "message": sentence}
-        return {"ok": True, **_pairs(line[3:]), **_listed(self._command, elements)}
+        return {"ok": True, **pairs(line[3:]), **listed(self._command, elements)}
 
 
 class Program:
     """A program that asks by HTTP, where there are no events: it looks what is new."""
 
-    live = False
-    terse = False
+    live: ClassVar[bool] = False
+    terse: ClassVar[bool] = False
 
     def __init__(self, case: NodeCase) -> None:
         self._client = case.http()
@@ -224,130 +218,3 @@ def room_of(event: Event, me: str) -> str:
     """The address of an event's room, as I know it."""
     mine = event["to"] == f"@{me}"
     return f"@{event['from']}" if mine else str(event["to"])
-
-
-# -- what is typed
-
-
-def _words(command: Command, parameters: dict[str, Any]) -> Iterator[str]:
-    known = sorted(command.parameters, key=lambda p: (p.rest, not p.required))
-    for parameter in known:
-        if parameter.name in parameters:
-            typed = _typed(parameters[parameter.name])
-            if " " in typed and not parameter.rest:
-                typed = json.dumps(typed, ensure_ascii=False)
-            yield typed if parameter.required else f"{parameter.name}={typed}"
-
-
-def _typed(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-# -- what is read
-
-
-_LISTS = {
-    "about": ("", ""),
-    "bans": ("bans", "user"),
-    "blocks": ("users", ""),
-    "find": ("users", "user"),
-    "friends": ("friends", "user"),
-    "help": ("commands", "usage"),
-    "history": ("entries", ""),
-    "links": ("links", "id"),
-    "members": ("members", "user"),
-    "pins": ("pins", ""),
-    "reactions": ("reactions", "emoji"),
-    "receipts": ("receipts", "user"),
-    "requests": ("requests", "user"),
-    "rooms": ("rooms", "address"),
-    "search": ("entries", ""),
-    "sessions": ("sessions", "id"),
-    "sync": ("entries", ""),
-    "tokens": ("tokens", "id"),
-    "versions": ("versions", "at"),
-    "who": ("users", "user"),
-}  # by command: what its list is called, and the first field of an element, "" if it has no fields
-_ESCAPE = re.compile(r"\\(\\|n|r|x..|u....)")
-_MARKED = re.compile(
-    r"(?:(\[recalled\])|(\[edited\] )?(?:\[from (\S+)\] )?"
-    r"(?:\[re (\d+) <(\S+)> (\[recalled\]|[^\]]*)\] )?(.*))\Z",
-    re.DOTALL,
-)
-
-
-def _unescaped(line: str) -> str:
-    return _ESCAPE.sub(_char, line)
-
-
-def _char(match: re.Match[str]) -> str:
-    shown = match[1]
-    return {"\\": "\\", "n": "\n", "r": "\r"}.get(shown) or chr(int(shown[1:], 16))
-
-
-def _listed(command: str, lines: list[str]) -> dict[str, Any]:
-    name, first = _LISTS.get(command, ("", ""))
-    return {name: [_element(first, line) for line in lines]} if name else {}
-
-
-def _element(first: str, line: str) -> Any:
-    if not first:
-        return _event(line) if " " in line else line
-    if first == "usage":
-        usage, _, text = line.partition(" — ")
-        return {"usage": usage, "help": text}
-    line, _, last = line.partition(" — ")
-    word, _, rest = line.partition(" ")
-    found = {first: word, **_pairs(rest)}
-    return {**found, "last": _event(last)} if last else found
-
-
-def _event(line: str) -> Event:
-    said = re.match(r"([@#]\S+) (\S+) <(\S+)> (.*)", line, re.DOTALL)
-    if said is not None:
-        seq = {} if said[2] == "-" else {"seq": int(said[2])}
-        head = {"event": "message", "to": said[1], **seq, "from": said[3]}
-        return {**head, **_message(said[4])}
-    words = list(itertools.takewhile(lambda word: "=" not in word, line.split(" ")))
-    event = {"event": words[0]}
-    for word in words[1:]:
-        event["to" if word[0] in "@#" else "from"] = word
-    return {**event, **_pairs(line[len(" ".join(words)) :])}
-
-
-def _message(text: str) -> Event:
-    marked = _MARKED.match(text)
-    assert marked is not None, text
-    recalled, edited, forwarded, seq, quoted, words, said = marked.groups()
-    found: Event = {"text": said or ""}
-    if recalled:
-        found["recalled"] = True
-    if edited:
-        found["edited"] = True
-    if forwarded:
-        found["forwarded"] = {"from": forwarded}
-    if seq:
-        gone = words == "[recalled]"
-        what = {"recalled": True} if gone else {"text": words}
-        found["quote"] = {"seq": int(seq), "from": quoted, **what}
-    return found
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    found = {}
-    rest = text.strip()
-    while rest:
-        name, _, rest = rest.partition("=")
-        if rest[:1] in ('"', "[", "{"):
-            found[name], end = _raw_decode(rest)
-            rest = rest[end:].lstrip()
-        else:
-            word, _, rest = rest.partition(" ")
-            found[name] = word if name in ("id", "session", "token") else _value(word)
-    return found
-
-
-def _value(word: str) -> Any:
-    if word in ("true", "false"):
-        return word == "true"
-    return int(word) if word.isdecimal() else word

@@ -269,7 +269,7 @@ class Api(_Json):
         await self._node.log_in(session, Login(self._node.millis(), token=hashed), replay=False)
 
 
-def _decode(request: server.Request) -> Any:
+def _decode(request: LimitedRequest) -> Any:
     name = b"/".join(request.postpath or ()).decode(errors="replace")
     if name not in COMMANDS:
         raise unknown_command(name)
