@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import islice
+from time import perf_counter
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -10,19 +12,24 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from chatd.errors import Unavailable
-from chatd.store.postings import behind, index
+from chatd.store.connection import Connection
+from chatd.store.postings import TOKENS, behind, index
 from chatd.store.store import Store
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 
 GATHERING = 0.1  # seconds in which news gather before they are indexed together
-_ROOMS = 50  # in one transaction
+_ROOMS = 50  # in one transaction, at most
+_FEW = 20  # tokens that a room which is behind has at least, mostly
 _LOOK = 500  # rooms of which is found out at once whether they are behind
+_LEAST = 100  # tokens in one transaction, when the database is slow
+_HOLD = 0.01  # seconds for which one may hold SQLite's one writer, or the locks of its rooms
 _AGAIN = 1.0  # seconds until a database that is away is tried again
 
 
 class Indexer:
-    """Knows the rooms that are behind, and indexes them in small transactions, one at a time.
+    """Knows the rooms that are behind, and indexes them in small transactions, one at a time,
+    which are the smaller, the slower the database is.
 
     Between two of them it rests as long as the last one took, so that the log has the database
     for half of the time at least. A node that was killed finds at its next start what is left.
@@ -34,6 +41,7 @@ class Indexer:
         self._spawn = spawn
         self._behind: dict[int, None] = {}
         self._unseen: int | None = None  # rooms with a higher id are not yet looked at
+        self._most = _LEAST  # tokens in the next transaction
         self._running = False
         self._stopped = False
         self._rest: Deferred[None] | None = None
@@ -99,16 +107,29 @@ class Indexer:
         return max(0.0, self._clock.seconds() - begun)
 
     async def _index(self) -> None:
-        part = [*self._behind][:_ROOMS]
+        part = [*islice(self._behind, min(_ROOMS, self._most // _FEW))]
         for room_id in part:
             del self._behind[room_id]
         left: Iterable[int] = part
         try:
-            left = await self._store.write(index, part)
+            left, took = await self._store.write(_timed, part, self._most)
+            self._fit(took)
         finally:
             self._behind.update(dict.fromkeys(left))  # behind those that came meanwhile
+
+    def _fit(self, took: float) -> None:
+        if took > _HOLD:
+            self._most = max(_LEAST, self._most // 2)
+        elif took < _HOLD / 2:
+            self._most = min(TOKENS, self._most * 2)
 
     async def _look(self) -> None:
         assert self._unseen is not None
         found, self._unseen = await self._store.read(behind, self._unseen, _LOOK)
         self._behind.update(dict.fromkeys(found))
+
+
+def _timed(connection: Connection, room_ids: Sequence[int], most: int) -> tuple[list[int], float]:
+    """Without the time that it waited for the thread; in seconds."""
+    begun = perf_counter()
+    return index(connection, room_ids, most), perf_counter() - begun

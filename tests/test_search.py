@@ -630,6 +630,27 @@ class IndexerTests(SearchCase):
         self.assertEqual(postings, self.built_anew())
         self.assertEqual(len(self.find(user, "上海")), 250)
 
+    async def test_slow_database(self) -> None:
+        """Where transactions take long they become smaller, and larger where they do not."""
+        user = self.user()
+        room = self.pair(user, user)
+        self.say(room, user, *("上海天气很好" for _ in range(200)))
+        wire = Wire()
+        following = self.indexer(self.node(self.wired(wire)))
+        transactions = []
+        for hold in (1e9, 1e9, 1e-9, 1e-9):  # the first of two finds its size
+            self.patch(indexer, "_HOLD", hold)
+            self.db.run("DELETE FROM postings")
+            self.db.run("DELETE FROM indexed")
+            seen: list[str] = []
+            wire.after = seen.append
+            following.note([room.id])
+            await following.level()
+            transactions.append(sum("INTO indexed" in sql for sql in seen))
+            self.assertEqual(len(self.find(user, "上海")), 200)
+        self.assertLessEqual(transactions[1], 3)
+        self.assertGreaterEqual(transactions[3], 20)
+
     async def test_killed(self) -> None:
         """A node that dies between or within two transactions leaves nothing missing and nothing
         doubled to the next."""
