@@ -81,7 +81,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--messages", type=int, default=1_000_000)
     add("--searches", type=int, default=100, help="of each class and reader")
     add("--only", choices=tuple(CLASSES), action="append", help="may be given again")
-    add("--pool", default="", help="MariaDB's buffer pool, such as 1G (default: its 64M here)")
+    add("--pool", default="", help="MariaDB's, such as 128M or 1G (default: its 64M here)")
     add("--directory", type=Path, help="where the databases are, and are left for another run")
     return parser.parse_args(arguments)
 
@@ -100,7 +100,7 @@ def _connection(name: str, options: argparse.Namespace) -> Iterator[Connection]:
             connection = connect(store_url(store.url, ""))
             print(f"MariaDB {store.version}, buffer pool {options.pool or '64M'}")
             if options.pool:
-                size = int(options.pool.rstrip("G")) * 2**30
+                size = int(options.pool[:-1]) * {"M": 2**20, "G": 2**30}[options.pool[-1]]
                 connection.run(f"SET GLOBAL innodb_buffer_pool_size = {size}")
             yield connection
 
@@ -159,6 +159,7 @@ class _Measure:
     def all(self) -> None:
         """Print a line for each class."""
         scopes = [("one room", 3, 1), *((name, n, None) for n, name in enumerate(READERS, 1))]
+        print(f"load average {meter.machine()['load average']}")
         print(f"{'':16}" + "".join(f"{name:>30}" for name, _, _ in scopes))
         print(f"{'ms':16}" + f"{'p50':>9}{'p95':>7}{'cpu50':>7}{'cpu95':>7}" * len(scopes))
         rows = [(name, make, 1) for name, make in CLASSES.items()]

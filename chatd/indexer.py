@@ -22,8 +22,9 @@ GATHERING = 0.1  # seconds in which news gather before they are indexed together
 _ROOMS = 50  # in one transaction, at most
 _FEW = 20  # tokens that a room which is behind has at least, mostly
 _LOOK = 500  # rooms of which is found out at once whether they are behind
-_LEAST = 100  # tokens in one transaction, when the database is slow
-_HOLD = 0.01  # seconds for which one may hold SQLite's one writer, or the locks of its rooms
+_LEAST = 600  # tokens in one transaction where the database is slow: a commit costs as much
+_HOLD = 0.03  # seconds for which one may hold SQLite's one writer, or the locks of its rooms
+_REST = 4  # times as long as a transaction took, while more is said
 _AGAIN = 1.0  # seconds until a database that is away is tried again
 
 
@@ -31,8 +32,9 @@ class Indexer:
     """Knows the rooms that are behind, and indexes them in small transactions, one at a time,
     which are the smaller, the slower the database is.
 
-    Between two of them it rests as long as the last one took, so that the log has the database
-    for half of the time at least. A node that was killed finds at its next start what is left.
+    Between two of them it rests as long as the last one took, and four times as long while more
+    is said: in a flood the log comes first, and the index catches up afterwards. A node that was
+    killed finds at its next start what is left.
     """
 
     def __init__(self, store: Store, clock: IReactorTime, spawn: Spawn) -> None:
@@ -42,6 +44,7 @@ class Indexer:
         self._behind: dict[int, None] = {}
         self._unseen: int | None = None  # rooms with a higher id are not yet looked at
         self._most = _LEAST  # tokens in the next transaction
+        self._news = False  # since the last one began
         self._running = False
         self._stopped = False
         self._rest: Deferred[None] | None = None
@@ -62,6 +65,7 @@ class Indexer:
     def note(self, room_ids: Iterable[int]) -> None:
         """Something was said in these rooms."""
         self._behind.update(dict.fromkeys(room_ids))
+        self._news = True
         self._wake()
 
     def level(self) -> Deferred[None]:
@@ -96,7 +100,7 @@ class Indexer:
 
     async def _go_on(self) -> float:
         """Does the next piece of work; for how many seconds to rest after it."""
-        begun = self._clock.seconds()
+        begun, self._news = self._clock.seconds(), False
         try:
             if self._behind:
                 await self._index()
@@ -104,7 +108,8 @@ class Indexer:
                 await self._look()
         except Unavailable:
             return _AGAIN
-        return max(0.0, self._clock.seconds() - begun)
+        took = max(0.0, self._clock.seconds() - begun)
+        return took * _REST if self._news else took
 
     async def _index(self) -> None:
         part = [*islice(self._behind, min(_ROOMS, self._most // _FEW))]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from chatd import indexer
 from chatd.indexer import Indexer
@@ -635,6 +635,7 @@ class IndexerTests(SearchCase):
         user = self.user()
         room = self.pair(user, user)
         self.say(room, user, *("上海天气很好" for _ in range(200)))
+        self.patch(indexer, "_LEAST", 100)
         wire = Wire()
         following = self.indexer(self.node(self.wired(wire)))
         transactions = []
@@ -650,6 +651,31 @@ class IndexerTests(SearchCase):
             self.assertEqual(len(self.find(user, "上海")), 200)
         self.assertLessEqual(transactions[1], 3)
         self.assertGreaterEqual(transactions[3], 20)
+
+    async def test_rests(self) -> None:
+        """After a transaction it rests as long as that took, four times as long amid news."""
+        user = self.user()
+        rooms = [self.pair(user, user), self.group(user)]
+        self.patch(indexer, "_ROOMS", 1)
+        rests = []
+        for news in (False, True):
+            for room in rooms:
+                self.say(room, user, "tea")
+            clock, wire = Clock(), Wire()
+            following = Indexer(self.node(self.wired(wire)), clock, _spawned)
+            held = Held(wire, "INSERT INTO postings")
+            following.note([room.id for room in rooms])
+            clock.advance(0)
+            await held.there
+            clock.advance(2)
+            if news:
+                following.note([rooms[1].id])
+            held.go()
+            while not clock.getDelayedCalls():
+                await deferLater(CLOCK, 0)
+            rests.append(clock.getDelayedCalls()[0].getTime() - clock.seconds())
+            following.stop()
+        self.assertEqual(rests, [2, 8])
 
     async def test_killed(self) -> None:
         """A node that dies between or within two transactions leaves nothing missing and nothing
