@@ -217,12 +217,13 @@ class World:
         return self.writable(user, to)
 
     def rooms(self, user: str) -> Iterator[str]:
-        """Those that a user has."""
-        for key in self.logs:
+        """Those that a user has, in some of which nothing was said."""
+        for key in self.groups.keys() | self.pairs:
             group = self.groups.get(key)
+            if group is not None and group.dissolved:
+                continue
             if user in (group.members if group else self.pair(key)):
-                if group is None or not group.dissolved:
-                    yield key
+                yield key
 
     def floor(self, user: str, key: str) -> int:
         """The last seq that the user may not see."""
@@ -317,8 +318,8 @@ class World:
         demand(group.rank(user) >= RANKS.index(role), "forbidden")
         demand(not other or group.rank(user) > group.rank(other), "forbidden")
 
-    def do_create(self, user: str, name: str, **rules: str) -> Fields:
-        usual = {"entry": "open", "history": "all", "posting": "members"}
+    def do_create(self, user: str, name: str, **rules: Any) -> Fields:
+        usual: Fields = {"entry": "open", "history": "all", "posting": "members"}
         body = {k: v for k, v in rules.items() if v != usual[k]}
         key = f"#{name}"
         if key in self.groups:
@@ -344,7 +345,8 @@ class World:
     def do_join(self, user: str, group: str = "", token: str = "") -> Fields:
         if token:
             key, way = next(
-                ((k, g.links[token]) for k, g in self.groups.items() if token in g.links), ("", None)
+                ((k, g.links[token]) for k, g in self.groups.items() if token in g.links),
+                ("", None),
             )
             demand(way and way.uses > 0 and way.expires > self.now, "not-found")
             demand(group in ("", key), "not-found")
@@ -385,7 +387,7 @@ class World:
         group = self.groups[key]
         added = self.add(key, kind, by, **body)
         for pending in (group.members, group.requests, group.invitations):
-            pending.pop(user, None)  # type: ignore[attr-defined]
+            pending.pop(user, None)
         group.forget_offers(user)
         return added
 
@@ -443,7 +445,7 @@ class World:
         self.allowed(user, there, "owner")
         there.dissolved = True
         for pending in (there.bans, there.mutes, there.requests, there.invitations, there.links):
-            pending.clear()  # type: ignore[attr-defined]
+            pending.clear()
         return self.add(group, "dissolved", user)
 
     def do_invite(self, user: str, group: str, whom: str) -> Fields:
@@ -778,15 +780,20 @@ class World:
         return told
 
     def do_rooms(self, user: str) -> Fields:
-        return {"rooms": {self.address(key, user): self.line(user, key) for key in self.rooms(user)}}
+        return {
+            "rooms": {self.address(key, user): self.line(user, key) for key in self.rooms(user)}
+        }
 
     def line(self, user: str, key: str) -> Fields:
         """A room in the list."""
-        place, log, seen = self.places[user, key], self.logs[key], self.visible(user, key)
+        place, log, seen = self.places[user, key], self.logs.get(key, []), self.visible(user, key)
         said = [e for e in seen if e.kind == "message" and not e.recalled and e.sender != user]
         unread = [e for e in said if e.seq > place.read]
         back = place.notify != "none" and any(
-            e.kind == "message" and not e.recalled and e.sender != user and e.seq > place.archived_seq
+            e.kind == "message"
+            and not e.recalled
+            and e.sender != user
+            and e.seq > place.archived_seq
             for e in log
         )
         return {
