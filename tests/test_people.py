@@ -247,10 +247,13 @@ def template() -> bytes:
 
 ROLES = ("owner", "admin", "member", "stranger")
 users = st.sampled_from(USERS)
-askers = st.sampled_from((*USERS, *USERS, "owner", "owner", "admin", "admin", "member", "stranger"))
+askers = st.sampled_from(
+    (*USERS, *USERS[:3], "owner", "owner", "admin", "admin", "member", "stranger")
+)
 targets = st.sampled_from((*USERS, *ROLES))
-groups = st.sampled_from((*GROUPS[:2], *GROUPS))
-peers = st.sampled_from(tuple(f"@{name}" for name in USERS))
+# Most happens in one place, so that things meet.
+groups = st.sampled_from(("#one", "#one", "#one", "#two", "#two", "#six"))
+peers = st.sampled_from((*(f"@{name}" for name in USERS), "@ann", "@bob", "@bob"))
 rooms = st.one_of(groups, groups, peers)
 seqs = st.integers(-6, 3)
 texts = st.lists(
@@ -607,25 +610,40 @@ class Town(RuleBasedStateMachine):
             self._ask(Request("link", "bob", {"group": name, "uses": 2, "days": 7}))
         self.act(more)
 
-    @rule(requests=st.lists(st.one_of(ways, powers), min_size=1, max_size=3))
+    @rule(requests=st.lists(st.one_of(ways, powers), min_size=1, max_size=5))
     def govern(self, requests: list[Request]) -> None:
-        """People come and go, are let in or sent away."""
+        """People come and go, are let in or sent away; then each may write where he may."""
         self.act(requests)
+        self._try_doors({request.fields.get("group", "#one") for request in requests})
 
-    @rule(requests=st.lists(st.one_of(said, changes), min_size=1, max_size=3))
-    def talk(self, requests: list[Request]) -> None:
+    @rule(requests=st.lists(st.one_of(said, changes), min_size=1, max_size=5), level=flags)
+    def talk(self, requests: list[Request], level: bool) -> None:
         """People say something, and change it."""
+        if level:
+            self._index()
         self.act(requests)
 
-    @rule(requests=st.lists(st.one_of(places, people), min_size=1, max_size=3))
-    def settle(self, requests: list[Request]) -> None:
-        """People read, tidy up, and make friends."""
+    @rule(requests=st.lists(st.one_of(places, said), min_size=1, max_size=5), user=users)
+    def settle(self, requests: list[Request], user: str) -> None:
+        """People read and tidy up."""
         self.act(requests)
+        self._summary(user)
 
-    @rule(requests=st.lists(anything, min_size=1, max_size=2))
+    @rule(requests=st.lists(people, min_size=1, max_size=5))
+    def meet(self, requests: list[Request]) -> None:
+        """People make friends and fall out; then each may write to whom he may."""
+        self.act(requests)
+        self._try_doors({f"@{request.user}" for request in requests})
+
+    @rule(requests=st.lists(anything, min_size=1, max_size=5))
     def live(self, requests: list[Request]) -> None:
         """People do anything."""
         self.act(requests)
+
+    def _try_doors(self, addresses: set[str]) -> None:
+        for user in USERS:
+            for to in sorted(addresses):
+                self._sees(user, "typing", {"to": to})
 
     def act(self, requests: list[Request]) -> None:
         """Some requests, one after the other."""
@@ -969,4 +987,4 @@ class PeopleTests(SynchronousTestCase):
     def test_people(self) -> None:
         """Whatever people do, and two at once, all is as the oracle has it."""
         self.patch(overview, "UNREAD_SEEN", SEEN)
-        run_state_machine_as_test(Town, settings=machine(30, 2000))
+        run_state_machine_as_test(Town, settings=machine(25, 2000))
