@@ -26,7 +26,8 @@ MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 TRIAL_ALONE := $(addprefix tests.test_,activation crowds integration outages permissions reload \
 	schema signals store_accounts store_log store_rooms)
 PYTEST_ALONE := $(addprefix tests.test_,bad_input chatctl connections conformance daemon delivery \
-	guessing hostile_text limits machine metrics packaging people properties revocations secrets websocket)
+	guessing hostile_text limits machine metrics packaging people properties revocations secrets \
+	websocket)
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \

@@ -267,6 +267,7 @@ entries = st.sampled_from(("open", "open", "approval", "invited"))
 histories = st.sampled_from(("all", "joined"))
 postings = st.sampled_from(("members", "members", "admins"))
 flags = st.booleans()
+focuses = st.sampled_from(("", "place", "place", "user", "user"))
 spans = st.sampled_from((0, 1000, 2 * CALL, DAY))
 
 
@@ -481,8 +482,8 @@ class Town(RuleBasedStateMachine):
         for name in fields.keys() & {"seq", "reply_to"}:
             fields[name] = self._seq(key, fields[name])
         if request.user == "sender":
-            log = self.world.logs.get(key, [])
-            user = log[fields["seq"] - 1].sender if fields["seq"] <= len(log) else user
+            seq, log = fields.get("seq", 1), self.world.logs.get(key, [])
+            user = log[seq - 1].sender if seq <= len(log) else user
         if "whom" in fields:
             fields["whom"] = self._who(fields["whom"], room, of=request.command)
         if "span" in fields:
@@ -610,64 +611,81 @@ class Town(RuleBasedStateMachine):
             self._ask(Request("link", "bob", {"group": name, "uses": 2, "days": 7}))
         self.act(more)
 
-    @rule(requests=st.lists(st.one_of(ways, powers), min_size=1, max_size=5))
-    def govern(self, requests: list[Request]) -> None:
+    @rule(requests=st.lists(st.one_of(ways, powers), min_size=1, max_size=6), focus=focuses)
+    def govern(self, requests: list[Request], focus: str) -> None:
         """People come and go, are let in or sent away; then each may write where he may."""
-        self.act(requests)
+        self.act(requests, focus)
         self._try_doors({request.fields.get("group", "#one") for request in requests})
 
-    @rule(requests=st.lists(st.one_of(said, changes), min_size=1, max_size=5), level=flags)
-    def talk(self, requests: list[Request], level: bool) -> None:
+    @rule(
+        requests=st.lists(st.one_of(said, changes), min_size=1, max_size=6),
+        focus=focuses,
+        level=flags,
+    )
+    def talk(self, requests: list[Request], focus: str, level: bool) -> None:
         """People say something, and change it."""
         if level:
             self._index()
-        self.act(requests)
+        self.act(requests, focus)
 
-    @rule(requests=st.lists(st.one_of(places, said), min_size=1, max_size=5), user=users)
-    def settle(self, requests: list[Request], user: str) -> None:
+    @rule(
+        requests=st.lists(st.one_of(places, said), min_size=1, max_size=6),
+        focus=focuses,
+        user=users,
+    )
+    def settle(self, requests: list[Request], focus: str, user: str) -> None:
         """People read and tidy up."""
-        self.act(requests)
+        self.act(requests, focus)
         self._summary(user)
 
-    @rule(requests=st.lists(people, min_size=1, max_size=5))
-    def meet(self, requests: list[Request]) -> None:
+    @rule(requests=st.lists(people, min_size=1, max_size=6), focus=focuses)
+    def meet(self, requests: list[Request], focus: str) -> None:
         """People make friends and fall out; then each may write to whom he may."""
-        self.act(requests)
+        self.act(requests, focus)
         self._try_doors({f"@{request.user}" for request in requests})
 
-    @rule(requests=st.lists(anything, min_size=1, max_size=5))
-    def live(self, requests: list[Request]) -> None:
+    @rule(requests=st.lists(anything, min_size=1, max_size=6), focus=focuses)
+    def live(self, requests: list[Request], focus: str) -> None:
         """People do anything."""
-        self.act(requests)
+        self.act(requests, focus)
 
     def _try_doors(self, addresses: set[str]) -> None:
         for user in USERS:
             for to in sorted(addresses):
                 self._sees(user, "typing", {"to": to})
 
-    def act(self, requests: list[Request]) -> None:
-        """Some requests, one after the other."""
+    def act(self, requests: list[Request], focus: str = "") -> None:
+        """Some requests, one after the other; by `focus` all in the same place, about the same
+        message, or by the same user as well."""
         for request in requests:
-            resolved = self._resolved(request)
+            there = aimed(requests[0], request, focus == "user") if focus else request
+            resolved = self._resolved(there)
             if resolved is not None:
                 self._ask(resolved)
 
     @rule(
-        pair=st.one_of(group_pairs, text_pairs, people_pairs),
-        same=flags,
-        lead=st.integers(0, 5),
-        together=flags,
+        pairs=st.lists(
+            st.tuples(
+                st.one_of(group_pairs, text_pairs, people_pairs),
+                st.sampled_from((True, True, False)),
+                st.integers(0, 5),
+                flags,
+            ),
+            min_size=1,
+            max_size=4,
+        )
     )
-    def race(self, pair: tuple[Request, Request], same: bool, lead: int, together: bool) -> None:
-        """Two requests at once: it comes out as if one had come before the other. The second is
-        made when the node has worked on the first for `lead` jobs; if they are `together`, nothing
-        is written before both are as far as that."""
-        one, other = pair
-        if same:
-            other = aimed(one, other)
-        requests = [r for r in map(self._resolved, (one, other)) if r is not None]
-        if len(requests) < 2 or "link" in (one.command, other.command):
-            return
+    def race(self, pairs: list[tuple[tuple[Request, Request], bool, int, bool]]) -> None:
+        """Two requests at once, some times: it comes out as if one had come before the other."""
+        for (one, other), same, lead, together in pairs:
+            requests = (one, aimed(one, other) if same else other)
+            resolved = [r for r in map(self._resolved, requests) if r is not None]
+            if len(resolved) == 2 and "link" not in (one.command, other.command):
+                self._race(resolved, lead, together)
+
+    def _race(self, requests: list[Request], lead: int, together: bool) -> None:
+        """The second is made when the node has worked on the first for `lead` jobs; if they are
+        `together`, nothing is written before both are as far as that."""
         self.world.now += 1
         sessions = [self._session(request.user) for request in requests]
         outcomes = []
@@ -889,6 +907,8 @@ class Town(RuleBasedStateMachine):
                 self._views(user, to, max(1, len(log) // 2))
             for text in POOL:
                 self._search(user, text, level=True)
+        for seq in range(1, len(self.world.logs["#one"]) + 1):
+            self._sees("bob", "receipts", {"to": "#one", "seq": seq})
         now = self.world.now
         found = list(differences(Connection(self.db, dialect(self.url)), now))
         assert not found, found
@@ -901,18 +921,26 @@ NEEDED = (
 )
 
 
-def aimed(one: Request, other: Request) -> Request:
+def aimed(one: Request, other: Request, same_user: bool = False) -> Request:
     """The other request, about the room, the message and the person of the first."""
     same = {k: v for k, v in one.fields.items() if k in other.fields and k in SHARED}
-    crossed = {}
+    if same_user:
+        given = {k: v for k, v in one.fields.items() if k in other.fields and k == "other"}
+        return Request(
+            other.command, one.user, {**other.fields, **same, **given, **room_of(one, other)}
+        )
     if "other" in one.fields and "other" in other.fields:
         return Request(other.command, one.fields["other"], {**other.fields, "other": one.user})
     if "whom" in one.fields and "whom" not in other.fields and one.fields["whom"] in USERS:
         return Request(other.command, one.fields["whom"], {**other.fields, **same})
-    for name, twin in (("group", "to"), ("to", "group")):
-        if name in one.fields and twin in other.fields and one.fields[name][0] == "#":
-            crossed[twin] = one.fields[name]
-    return Request(other.command, other.user, {**other.fields, **same, **crossed})
+    return Request(other.command, other.user, {**other.fields, **same, **room_of(one, other)})
+
+
+def room_of(one: Request, other: Request) -> Fields:
+    """The group of the first, as the other command calls it."""
+    room = one.fields.get("group", one.fields.get("to", ""))
+    name = next((name for name in ("group", "to") if name in other.fields), "")
+    return {name: room} if name and room.startswith("#") else {}
 
 
 SHARED = ("group", "to", "seq", "whom", "token", "emoji")
