@@ -635,7 +635,7 @@ class World:
     def do_befriend(self, user: str, other: str, words: str) -> Fields:
         mine, theirs = self.both(user, other)
         demand(not (mine.blocked or theirs.blocked), "blocked")
-        if mine.state == "asking":
+        if theirs.state == "asked":  # also if that was refused
             return self.befriended(user, other)
         body = {"by": user, **({"words": words} if words else {})}
         if mine.state in OWN and theirs.state != "refused":

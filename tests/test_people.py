@@ -938,7 +938,7 @@ def aimed(one: Request, other: Request, same_user: bool = False) -> Request:
 
 def room_of(one: Request, other: Request) -> Fields:
     """The group of the first, as the other command calls it."""
-    room = one.fields.get("group", one.fields.get("to", ""))
+    room = str(one.fields.get("group") or one.fields.get("to") or "")
     name = next((name for name in ("group", "to") if name in other.fields), "")
     return {name: room} if name and room.startswith("#") else {}
 
