@@ -331,6 +331,7 @@ changes = st.one_of(
 places = st.one_of(
     asks("clear", to=rooms),
     asks("mark", to=rooms),
+    asks("prefer", to=rooms, archived=st.just(True)),
     asks("read", to=rooms, seq=seqs),
     asks("read", to=rooms, seq=seqs),
     asks("delivered", to=rooms, seq=seqs),
@@ -628,15 +629,11 @@ class Town(RuleBasedStateMachine):
             self._index()
         self.act(requests, focus)
 
-    @rule(
-        requests=st.lists(st.one_of(places, said), min_size=1, max_size=6),
-        focus=focuses,
-        user=users,
-    )
-    def settle(self, requests: list[Request], focus: str, user: str) -> None:
-        """People read and tidy up."""
-        self.act(requests, focus)
-        self._summary(user)
+    @rule(requests=st.lists(st.one_of(places, said), min_size=1, max_size=6), focus=focuses)
+    def settle(self, requests: list[Request], focus: str) -> None:
+        """People read and tidy up, and look at the list of their rooms."""
+        for user in sorted(self.act(requests, focus)):
+            self._summary(user)
 
     @rule(requests=st.lists(people, min_size=1, max_size=6), focus=focuses)
     def meet(self, requests: list[Request], focus: str) -> None:
@@ -654,14 +651,17 @@ class Town(RuleBasedStateMachine):
             for to in sorted(addresses):
                 self._sees(user, "typing", {"to": to})
 
-    def act(self, requests: list[Request], focus: str = "") -> None:
+    def act(self, requests: list[Request], focus: str = "") -> set[str]:
         """Some requests, one after the other; by `focus` all in the same place, about the same
-        message, or by the same user as well."""
+        message, or by the same user as well. Who asked."""
+        asked = set()
         for request in requests:
             there = aimed(requests[0], request, focus == "user") if focus else request
             resolved = self._resolved(there)
             if resolved is not None:
                 self._ask(resolved)
+                asked.add(resolved.user)
+        return asked
 
     @rule(
         pairs=st.lists(
