@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -253,9 +253,11 @@ askers = st.sampled_from(
 targets = st.sampled_from((*USERS, *ROLES))
 # Most happens in one place, so that things meet.
 groups = st.sampled_from(("#one", "#one", "#one", "#two", "#two", "#six"))
+asking = st.sampled_from(("#two", "#two", "#one"))
 peers = st.sampled_from((*(f"@{name}" for name in USERS), "@ann", "@bob", "@bob"))
 rooms = st.one_of(groups, groups, peers)
-seqs = st.integers(-6, 3)
+bosses = st.sampled_from(("owner", "owner", "admin", "admin", "member", *USERS[:3]))
+seqs = st.sampled_from((0, 0, 0, -1, -1, -2, -3, 1, 3))
 texts = st.lists(
     st.sampled_from(
         ("tea", "Rain", "明天", "下雨", "明天下雨", "Café", "@bob", "@刘备", "@all", "@dan", "x")
@@ -290,23 +292,25 @@ ways = st.one_of(
     asks("leave", group=groups),
     asks("invite", group=groups, whom=targets),
     asks("decline", group=groups),
-    asks("link", group=groups, uses=st.integers(1, 2), days=st.sampled_from((1, 7))),
-    asks("unlink", group=groups, link=st.integers(0, 3)),
-    asks("approve", group=groups, whom=targets),
-    asks("approve", group=groups, whom=st.just("asker")),
-    asks("reject", group=groups, whom=st.just("asker")),
+    asks("decline", group=groups, who=st.sampled_from(("asker", "guest"))),
+    asks("join", group=groups, who=st.just("guest")),
+    asks("link", bosses, group=groups, uses=st.integers(1, 2), days=st.sampled_from((1, 7))),
+    asks("unlink", bosses, group=groups, link=st.integers(0, 3)),
+    asks("approve", bosses, group=groups, whom=targets),
+    asks("approve", bosses, group=asking, whom=st.just("asker")),
+    asks("reject", bosses, group=asking, whom=st.just("asker")),
 )
 powers = st.one_of(
-    asks("kick", group=groups, whom=targets, ban=flags),
-    asks("unban", group=groups, whom=targets),
-    asks("unban", group=groups, whom=st.just("banned")),
-    asks("role", group=groups, whom=targets, role=st.sampled_from((*RANKS, "admin"))),
-    asks("mute", group=groups, whom=targets, span=spans),
-    asks("mute", group=groups, span=spans),
+    asks("kick", bosses, group=groups, whom=targets, ban=flags),
+    asks("unban", bosses, group=groups, whom=targets),
+    asks("unban", bosses, group=groups, whom=st.just("banned")),
+    asks("role", bosses, group=groups, whom=targets, role=st.sampled_from((*RANKS, "admin"))),
+    asks("mute", bosses, group=groups, whom=targets, span=spans),
+    asks("mute", bosses, group=groups, span=spans),
     st.builds(
         Request,
         st.just("configure"),
-        askers,
+        bosses,
         some({"group": groups}, entry=entries, history=histories, posting=postings),
     ),
     asks("dissolve", group=groups, who=st.sampled_from(("owner", *USERS))),
@@ -318,6 +322,7 @@ said = st.one_of(
     asks("say", to=rooms, text=texts, reply_to=seqs),
 )
 changes = st.one_of(
+    asks("edit", to=rooms, seq=seqs, text=texts, who=st.just("sender")),
     asks("edit", to=rooms, seq=seqs, text=texts),
     asks("edit", to=rooms, seq=seqs, text=texts, who=st.just("sender")),
     asks("recall", to=rooms, seq=seqs),
@@ -501,8 +506,9 @@ class Town(RuleBasedStateMachine):
             return USERS[len(name) % len(USERS)]
         if name == "stranger":
             found = [user for user in USERS if user not in group.members]
-        elif name in ("asker", "banned"):
-            found = [u for u in USERS if u in (group.requests if name == "asker" else group.bans)]
+        elif name in ("asker", "banned", "guest"):
+            those = {"asker": group.requests, "banned": group.bans, "guest": group.invitations}
+            found = [user for user in USERS if user in those[name]]
         else:
             found = [user for user in USERS if group.role(user) == name]
         return found[-1] if found else USERS[len(name) % len(USERS)]
@@ -610,6 +616,10 @@ class Town(RuleBasedStateMachine):
             self._ask(Request("role", "ann", {"group": name, "whom": "bob", "role": "admin"}))
             self._ask(Request("invite", "bob", {"group": name, "whom": "dan"}))
             self._ask(Request("link", "bob", {"group": name, "uses": 2, "days": 7}))
+            self._ask(Request("say", "cat", {"to": name, "text": "tea @bob"}))
+        self._ask(Request("join", "刘备", {"group": "#two"}))
+        for to in ("#one", "@bob", "@ann"):
+            self._ask(Request("say", "ann", {"to": to, "text": "明天 rain"}))
         self.act(more)
 
     @rule(requests=st.lists(st.one_of(ways, powers), min_size=1, max_size=6), focus=focuses)
@@ -696,16 +706,17 @@ class Town(RuleBasedStateMachine):
         if together:
             self._all(write=False)
         self._all()
+        before = self.world.pairs
         self._know_pairs()
         assert all(outcomes), f"{requests}: unanswered"
         found = [outcome[0] for outcome in outcomes]
-        self.world = self._one_order(requests, found)
+        self.world = self._one_order(requests, found, before)
 
-    def _one_order(self, requests: list[Request], found: list[Any]) -> World:
+    def _one_order(self, requests: list[Request], found: list[Any], pairs: set[str]) -> World:
         """The world after the one order of the requests that explains what came out."""
         tried = []
         rows = actual(self.db, self.world.now)
-        for first, second, world, expected in self._orders(requests):
+        for first, second, world, expected in self._orders(requests, pairs):
             outcome = (found[first], found[second])
             if not all(map(matches, outcome, expected)):
                 tried.append(str(expected))
@@ -718,13 +729,18 @@ class Town(RuleBasedStateMachine):
             tried.append(f"{table} {difference(rows[table], should[table])}")
         raise AssertionError(f"{requests}: {found}; " + "; or ".join(tried))
 
-    def _orders(self, requests: list[Request]) -> Iterator[tuple[int, int, World, tuple[Any, Any]]]:
+    def _orders(
+        self, requests: list[Request], pairs: set[str]
+    ) -> Iterator[tuple[int, int, World, tuple[Any, Any]]]:
         """Every order, with what the second one sees first, as it is then or as it was before;
-        or the state has changed meanwhile, and that is a conflict."""
-        for late in (False, True, None):
+        or the state has changed meanwhile, and that is a conflict. The first may come before
+        the second makes a room: `pairs` are those that there were."""
+        for late, made in product((False, True, None), (pairs, self.world.pairs)):
             for first, second in ((0, 1), (1, 0)):
                 world = self.world.copy()
+                world.pairs = made
                 one = self._expected(world, requests[first])
+                world.pairs = self.world.pairs
                 if late is None:
                     yield first, second, world, (one, "conflict")
                     continue
