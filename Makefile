@@ -26,7 +26,8 @@ MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 TRIAL_ALONE := $(addprefix tests.test_,activation crowds integration outages permissions reload \
 	schema signals store_accounts store_log store_rooms)
 PYTEST_ALONE := $(addprefix tests.test_,bad_input chatctl connections conformance daemon delivery \
-	guessing hostile_text limits machine metrics packaging properties revocations scenarios_% secrets \
+	guessing hostile_text limits machine metrics packaging people properties revocations \
+	scenarios_% secrets \
 	websocket)
 
 help: ## list what there is to do
@@ -59,7 +60,8 @@ test: $(VENV)/installed-test ## all checks and tests
 faults: $(VENV)/installed-test ## kill, stall, fill and flood what runs, search long; ARGS='--report FILE'
 	@tools/servers
 	@env --default-signal=INT python -m tests.faults $(ARGS)
-	@CHATD_SEARCH=long python -m pytest --quiet tests/test_machine.py tests/test_properties.py
+	@CHATD_SEARCH=long python -m pytest --quiet tests/test_machine.py tests/test_people.py \
+		tests/test_properties.py
 
 bench: $(VENV)/installed-test ## measure throughput and latency on this machine
 	@tools/servers

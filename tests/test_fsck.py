@@ -41,7 +41,7 @@ DAMAGE = {
     "version": f"INSERT INTO versions VALUES ({PAIR}, 77, 1, 1, '{{}}')",
     "posting": f"INSERT INTO postings (room_id, token, at, seq) VALUES ({PAIR}, 'x', 1, 77)",
     "hidden": f"INSERT INTO hidden (user_id, room_id, seq) VALUES ({BOB}, {PAIR}, 77)",
-    "contact": f"UPDATE contacts SET state = 'asked' WHERE user_id = {BOB}",
+    "contact": f"UPDATE contacts SET state = 'asked' WHERE user_id = {BOB} AND state = 'friend'",
     "membership": f"UPDATE members SET role = 'admin' WHERE room_id = {TEAM} AND user_id = {BOB}",
     "dissolved": "UPDATE rooms SET dissolved_at = NULL WHERE name = 'gone'",
     "mute": f"UPDATE mutes SET until = until + 1 WHERE room_id = {TEAM}",
@@ -99,6 +99,8 @@ class Fsck(Contract):
         await node.write(places.mark, team.id, bob.id)
         await node.write(places.prefer, team.id, bob.id, NOW, "none", True)
         self._extras(team, alice, bob)
+        for one, other, state in ((carol, bob, "asked"), (bob, carol, "refused")):
+            self._contact(one, other, state)
 
     def _extras(self, team: Room, alice: Party, bob: Party) -> None:
         row = (team.id, self.single(f"SELECT {ONE_OF_TEAM}"))
@@ -110,10 +112,13 @@ class Fsck(Contract):
         self.db.run("INSERT INTO pins (room_id, seq, by_id, at) VALUES (?, ?, 1, 1)", row)
         self.db.run("INSERT INTO hidden (room_id, seq, user_id) VALUES (?, ?, ?)", (*row, alice.id))
         for one, other in ((alice, bob), (bob, alice)):
-            self.db.run(
-                "INSERT INTO contacts (user_id, other_id, state) VALUES (?, ?, 'friend')",
-                (one.id, other.id),
-            )
+            self._contact(one, other, "friend")
+
+    def _contact(self, one: Party, other: Party, state: str) -> None:
+        self.db.run(
+            "INSERT INTO contacts (user_id, other_id, state) VALUES (?, ?, ?)",
+            (one.id, other.id, state),
+        )
 
     async def _join(self, node: Node, room: Room, user: Party) -> None:
         await self._do(

@@ -59,7 +59,7 @@ _CHECKS: Final[dict[str, str]] = {
     " JOIN users a ON a.id = c.user_id JOIN users b ON b.id = c.other_id"
     " LEFT JOIN contacts o ON o.user_id = c.other_id AND o.other_id = c.user_id"
     " WHERE (c.state = 'friend' AND COALESCE(o.state, '') <> 'friend')"
-    " OR (c.state = 'asked' AND COALESCE(o.state, '') <> 'asking')"
+    " OR (c.state = 'asked' AND COALESCE(o.state, '') NOT IN ('asking', 'refused'))"
     " OR (c.state = 'asking' AND COALESCE(o.state, '') <> 'asked')",
 }
 
