@@ -147,12 +147,15 @@ class Rooms(StoryCase):
         self.assertEqual(await bob.hears(), ["ann: lunch?", "ann: @bob lunch?"])
 
     async def test_archived_until_something_comes(self) -> None:
-        """Bob puts a room away. It stays away while he writes there himself, and comes back with
-        Ann's next message; one that he never wants to hear of stays away."""
+        """Bob puts a room away, unread as it is, and his badge is gone. It stays away while he
+        writes there himself, and comes back with Ann's next message; one that he never wants to
+        hear of stays away."""
         ann, bob = await self.people("ann", "bob")
         await ann.says("@bob", "bye")
         await bob.does("prefer", to="@ann", archived=True)
         self.assertTrue((await bob.room("@ann"))["archived"])
+        total = await bob.does("unread")
+        self.assertEqual([total[name] for name in ("unread", "rooms", "muted")], [0, 0, 1])
         await bob.says("@ann", "bye")
         self.assertTrue((await bob.room("@ann"))["archived"])
         await ann.says("@bob", "one more thing")
