@@ -468,6 +468,13 @@ class Inside(GroupCase):
         for client in (bob, bobs):
             self.assertEqual(await self.code(client, "say", to="#team", text="x"), "ok")
 
+    async def test_oneself(self) -> None:
+        """Who does to himself what is for others is told that this is he."""
+        (alice,) = await self.team()
+        for command, more in (("kick", {}), ("mute", {"until": FAR}), ("role", {"role": "member"})):
+            reply = await alice.ask(command, group="team", user="alice", **more)
+            self.assertEqual((reply["error"], reply["message"]), ("forbidden", "That is you."))
+
     async def test_mute_runs_out(self) -> None:
         """When its time has come, a mute ends by itself."""
         alice, bob = await self.team("bob")

@@ -539,7 +539,7 @@ class Invisible(PresenceCase):
 
     async def person(self, client: Any) -> dict[str, Any]:
         """All that `who` tells of Bob."""
-        (person,) = (await client.ask("who", users=["bob"]))["users"]
+        (person,) = (await client.ask("who", users=["@bob"]))["users"]
         return dict(person)
 
     async def test_devices_are_gone_at_once(self) -> None:
@@ -764,8 +764,9 @@ def _fill(connection: Connection, count: int) -> None:
     with connection.transaction():
         ids = [accounts.add_user(connection, f"member{n}", "", "", 0) for n in range(count)]
         connection.many(
-            "INSERT INTO members (user_id, room_id, role, joined_seq) VALUES (?, 1, 'member', 1)",
-            [(user_id,) for user_id in ids],
+            "INSERT INTO members (user_id, room_id, role, joined_seq, name_key)"
+            " VALUES (?, 1, 'member', 1, ?)",
+            [(user_id, f"member{n}") for n, user_id in enumerate(ids)],
         )
 
 

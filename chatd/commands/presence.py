@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from chatd.commands.accounts import Done
 from chatd.commands.groups import After, Limit
 from chatd.errors import Refused
-from chatd.model import Address, Group, Name, fold, group_name, normalise
+from chatd.model import Address, Group, Name, fold, group_name, user_name
 from chatd.node import Context
 from chatd.registry import USERS, command
 from chatd.store import presence as statements
@@ -83,7 +83,7 @@ async def who(
     if (group is None) != bool(users):
         raise Refused("bad-request", "Give a group or users.")
     if group is None:
-        return await _by_name(ctx, [normalise(name) for name in users])
+        return await _by_name(ctx, [user_name(name) for name in users])
     room = await ctx.node.room(ctx.user, f"#{group_name(group)}")
     assert room is not None  # a group is there, or refused
     read = ctx.node.store.read

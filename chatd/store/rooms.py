@@ -93,6 +93,8 @@ def authorise(
         raise Refused("not-a-member", "You are not in the group.")
     if not may(role, action):
         raise Refused("forbidden", _ONLY[RIGHTS[action]])
+    if subject_id == user_id:
+        raise Refused("forbidden", "That is you.")
     subject = None if subject_id is None else role_of(connection, room_id, subject_id)
     if subject is not None and not outranks(role, subject):
         raise Refused("forbidden", "This takes a higher role than the other member has.")
