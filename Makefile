@@ -21,12 +21,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 # Every test runs under both runners, but for the longest: those with processes and databases of
-# their own, and searches.
+# their own, searches, and stories, which are told over every wire.
 MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 TRIAL_ALONE := $(addprefix tests.test_,activation crowds integration outages permissions reload \
 	schema signals store_accounts store_log store_rooms)
 PYTEST_ALONE := $(addprefix tests.test_,bad_input chatctl connections conformance daemon delivery \
-	guessing hostile_text limits machine metrics packaging people properties revocations secrets \
+	guessing hostile_text limits machine metrics packaging people properties revocations \
+	scenarios_% secrets \
 	websocket)
 
 help: ## list what there is to do

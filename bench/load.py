@@ -19,6 +19,7 @@ BARRIER = b'"reply":"end"'
 MESSAGE_ENDS = b"}\n"  # no mark contains these bytes, so none is cut in two after them
 RING = 256  # prebuilt frames per sender, used in turn
 TEXT_CHARS = 100
+DOTS = ("." * TEXT_CHARS,)
 SAMPLE = 16  # connections whose every byte is kept and parsed after the run
 KEEP_ALIVE = 15.0  # seconds; the daemon pings who was silent for 30
 PATIENCE = 10.0  # seconds for what is under way when sending stops
@@ -54,9 +55,12 @@ class Speaker:
 
     __slots__ = ("connection", "frames", "sent", "times")
 
-    def __init__(self, connection: Connection, to: str) -> None:
+    def __init__(self, connection: Connection, to: str, texts: Sequence[str] = DOTS) -> None:
         self.connection = connection
-        self.frames = [connection.wire.frame(_say(to, number)) for number in range(RING)]
+        self.frames = [
+            connection.wire.frame(_say(to, number, texts[number % len(texts)]))
+            for number in range(RING)
+        ]
         self.sent = 0
         self.times: deque[float] = deque()
 
@@ -202,6 +206,6 @@ def verify_kept(ear: Ear, wire: Wire) -> None:
         seq, numbers[event["from"]] = event["seq"], (number + 1) % RING
 
 
-def _say(to: str, number: int) -> dict[str, object]:
-    text = f"{number} ".ljust(TEXT_CHARS, ".")
+def _say(to: str, number: int, text: str) -> dict[str, object]:
+    text = f"{number} {text}"[:TEXT_CHARS]
     return {"cmd": "say", "id": number, "to": to, "text": text}

@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     with servers.pinned(servers.SERVER_CORE):
         sends = bare.sends_per_second(BARE_SECONDS)
     for name in ("sqlite", "mysql") if options.store == "both" else (options.store,):
-        with _store(name, options.directory) as store:
+        with new_store(name, options.directory) as store:
             inserts[name] = _inserts(store)
             about |= {"MariaDB": store.version} if store.version else {}
             _print_head(name, about, sends, inserts[name], options)
@@ -85,7 +85,8 @@ def _raise_file_limit() -> None:
 
 
 @contextmanager
-def _store(name: str, parent: str | None) -> Iterator[servers.Store]:
+def new_store(name: str, parent: str | None) -> Iterator[servers.Store]:
+    """An empty database, gone with what it held afterwards."""
     with tempfile.TemporaryDirectory(prefix="chatd-bench-", dir=parent) as made:
         directory = Path(made)
         if name == "sqlite":

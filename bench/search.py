@@ -81,7 +81,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--messages", type=int, default=1_000_000)
     add("--searches", type=int, default=100, help="of each class and reader")
     add("--only", choices=tuple(CLASSES), action="append", help="may be given again")
-    add("--pool", default="", help="MariaDB's buffer pool, such as 1G (default: its 64M here)")
+    add("--pool", default="", help="MariaDB's, such as 128M or 1G (default: its 64M here)")
     add("--directory", type=Path, help="where the databases are, and are left for another run")
     return parser.parse_args(arguments)
 
@@ -93,19 +93,20 @@ def _connection(name: str, options: argparse.Namespace) -> Iterator[Connection]:
         directory.mkdir(parents=True, exist_ok=True)
         options.pid = None
         if name == "sqlite":
-            yield _connect(store_url("", str(directory)))
+            yield connect(store_url("", str(directory)))
             return
         with servers.mariadb(directory) as store:
             options.pid = store.pid
-            connection = _connect(store_url(store.url, ""))
+            connection = connect(store_url(store.url, ""))
             print(f"MariaDB {store.version}, buffer pool {options.pool or '64M'}")
             if options.pool:
-                size = int(options.pool.rstrip("G")) * 2**30
+                size = int(options.pool[:-1]) * {"M": 2**20, "G": 2**30}[options.pool[-1]]
                 connection.run(f"SET GLOBAL innodb_buffer_pool_size = {size}")
             yield connection
 
 
-def _connect(url: object) -> Connection:
+def connect(url: object) -> Connection:
+    """A connection to a database, which has the schema then."""
     schema.upgrade(url)  # type: ignore[arg-type]
     kind = dialect(url)  # type: ignore[arg-type]
     # Counting what is there takes longer than a daemon would wait.
@@ -158,6 +159,7 @@ class _Measure:
     def all(self) -> None:
         """Print a line for each class."""
         scopes = [("one room", 3, 1), *((name, n, None) for n, name in enumerate(READERS, 1))]
+        print(f"load average {meter.machine()['load average']}")
         print(f"{'':16}" + "".join(f"{name:>30}" for name, _, _ in scopes))
         print(f"{'ms':16}" + f"{'p50':>9}{'p95':>7}{'cpu50':>7}{'cpu95':>7}" * len(scopes))
         rows = [(name, make, 1) for name, make in CLASSES.items()]
@@ -180,7 +182,7 @@ class _Measure:
                     used, took = self._timed(query)
             cpu.append(used)
             clock.append(took)
-        values = [_share(spent, share) for spent in (clock, cpu) for share in (0.5, 0.95)]
+        values = [share(spent, part) for spent in (clock, cpu) for part in (0.5, 0.95)]
         return f"{values[0]:9.1f}" + "".join(f"{value:7.1f}" for value in values[1:])
 
     def _timed(self, query: Query) -> tuple[float, float]:
@@ -197,13 +199,14 @@ class _Measure:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def _share(spent: Sequence[float], share: float) -> float:
-    return sorted(spent)[min(len(spent) - 1, int(share * len(spent)))]
+def share(spent: Sequence[float], part: float) -> float:
+    """The value below which that part of them is."""
+    return sorted(spent)[min(len(spent) - 1, int(part * len(spent)))]
 
 
 def _times(spent: Sequence[float]) -> str:
     shares = {"p50": 0.5, "p95": 0.95, "max": 1}
-    return ", ".join(f"{name} {_share(spent, share):.1f}" for name, share in shares.items())
+    return ", ".join(f"{name} {share(spent, part):.1f}" for name, part in shares.items())
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, OTHER_CORE = CORES[0], CORES[1 % len(CORES)]
 CHATCTL = "import sys; from chatd.client.chatctl import main; sys.exit(main())"
+WITHOUT_INDEX = (
+    "from chatd.indexer import Indexer; from twisted.scripts.twistd import run\n"
+    "Indexer.start = Indexer.note = lambda *_: None; run()"
+)
 WEBSOCKET = re.compile(r"WebSocket\s+ws://127\.0\.0\.1:(\d+)/ws")
 TCP_LINES = re.compile(r"TCP lines\s+telnet 127\.0\.0\.1 (\d+)")
 
@@ -79,10 +83,12 @@ def _version(unix_socket: str) -> str:
 
 
 @contextmanager
-def daemon(store: Store, api_key: str) -> Iterator[Daemon]:
-    """chatd on free ports of the loopback interface, with everything else as by default."""
+def daemon(store: Store, api_key: str, indexing: bool = True) -> Iterator[Daemon]:
+    """chatd on free ports of the loopback interface, with everything else as by default, but
+    that it may leave what is said out of the index."""
     ports = ["--http", "tcp:0:interface=127.0.0.1", "--tcp", "tcp:0:interface=127.0.0.1"]
-    command = [str(SCRIPTS / "twistd"), "--nodaemon", "--pidfile=", "chatd", *ports]
+    twistd = [str(SCRIPTS / "twistd")] if indexing else [sys.executable, "-c", WITHOUT_INDEX]
+    command = [*twistd, "--nodaemon", "--pidfile=", "chatd", *ports]
     log = store.directory / "chatd.log"
     log.unlink(missing_ok=True)
     with process([*command, *_where(store)], SERVER_CORE, log) as child:

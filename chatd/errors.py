@@ -90,7 +90,7 @@ def filled(template: Template, fields: Mapping[str, object]) -> str:
     return template.format_map(fields) if fields else template
 
 
-AWAY: Final = "The database cannot be used now. Try again, with the same key."
+AWAY: Template = "The database cannot be used now. Try again, with the same key."
 
 
 class Unavailable(Refused):

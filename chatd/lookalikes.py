@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ _TOGETHER = (
     frozenset(("Latn", "Hani", "Bopo")),
     frozenset(("Latn", "Hani", "Hang")),
 )
+
+# A dot on a letter that has one is not seen (UTS #39 §5.4); marks below stand between.
+_DOT_ON_DOT = re.compile("([ij][\u0316-\u0333]*)\u0307")
 
 
 class _Table(Struct, frozen=True):
@@ -68,7 +72,8 @@ def skeleton(name: str) -> str:
     an ASCII name it is the folded name: ASCII is never taken for other ASCII."""
     if name.isascii():
         return fold(name)
-    return fold(normalize("NFD", name).translate(_tables().alike))
+    seen = fold(normalize("NFD", name).translate(_tables().alike))
+    return normalize("NFKC", _DOT_ON_DOT.sub(r"\1", normalize("NFD", seen)))
 
 
 def _check_scripts(name: str) -> None:

@@ -507,3 +507,10 @@ class Context:
         if self.session.user is None:
             raise Refused("unauthorized", "Log in first.")
         return self.session.user
+
+    def owe(self, cost: int) -> None:
+        """Takes what this request costs beyond its command's cost; next ones wait for a debt."""
+        session, user = self.session, self.session.user
+        for bucket in (session.bucket, None if user is None else user.bucket, session.place):
+            if bucket is not None:
+                bucket.left -= cost

@@ -42,6 +42,12 @@ class Image(File, frozen=True, forbid_unknown_fields=True):
 
 SHAPES: Final[dict[str, type[Struct]]] = {"location": Location, "file": File, "image": Image}
 
+_FORMS: Final = {
+    "location": '{"lat": -90..90, "lon": -180..180, ["name"]}',
+    "file": '{"file": id, ["name", "size", "type"]}',
+    "image": '{"file": id, ["name", "size", "type", "width", "height"]}',
+}
+
 # What is or may become a kind of entry or of message with a meaning to the server.
 RESERVED: Final = frozenset(
     (
@@ -70,8 +76,8 @@ def check(kind: str, data: dict[str, Any] | None) -> None:
     try:
         msgspec.convert(data, shape)
     except msgspec.ValidationError as error:
-        sentence = "This is not the data of the kind {kind}: {what}."
-        raise Refused("bad-request", sentence, kind=kind, what=str(error)[:200]) from error
+        sentence = "The data of the kind {kind} is: {shape}."
+        raise Refused("bad-request", sentence, kind=kind, shape=_FORMS[kind]) from error
 
 
 def _check_depth(data: dict[str, Any]) -> None:

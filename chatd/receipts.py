@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from chatd.errors import Unavailable
 from chatd.hub import Hub
-from chatd.model import Party, Room
+from chatd.model import Room
 from chatd.session import Session
 from chatd.store.places import Hall, Person, Place, halls, people
 from chatd.store.rooms import Cursor
@@ -20,6 +20,7 @@ _NOWHERE = Place(0, 0, 0, False)
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 Key = tuple[int, int]  # a room's id and a user's
+Step = tuple[int, str, int]  # a room's id, an event, the seq that it tells of
 
 
 class Move:
@@ -101,11 +102,15 @@ class Receipts:
             return
         finally:
             self._telling = False
+        steps: dict[Step, list[Person]] = {}
         for (room_id, user_id), move in moves.items():
             if room_id in found:
                 self._show_own(found[room_id].room, user_id, move)
-            if room_id in small:
-                self._show(small[room_id], user_id, move, known)
+            if room_id in small and user_id in known:
+                for name, upto in _told(move, known[user_id]):
+                    steps.setdefault((room_id, name, upto), []).append(known[user_id])
+        for (room_id, name, upto), users in steps.items():
+            self._show(small[room_id], name, upto, users, known)
 
     async def _find(self, room_ids: set[int]) -> dict[int, Hall]:
         most = self._most_members()
@@ -136,22 +141,43 @@ class Receipts:
         user = self._hub.user(user_id)
         if move.badge and user is not None:
             others = [session for session in user.sessions if session is not move.origin]
-            self._hub.whisper(others, self._event("read", room, user.party, move.badge))
+            self._hub.whisper(others, self._event("read", room, [user.name], move.badge))
 
-    def _show(self, room: Room, user_id: int, move: Move, known: Mapping[int, Person]) -> None:
-        person = known.get(user_id)
-        others = [s for s in self._hub.audience(room) if s.user and s.user.id != user_id]
-        if person is None or person.invisible or not others:
-            return
-        if move.delivered:
-            self._hub.whisper(others, self._event("delivered", room, person.party, move.delivered))
-        if move.read and person.receipts:
-            told = [s for s in others if s.user and _wants(known, s.user.id)]
-            self._hub.whisper(told, self._event("read", room, person.party, move.read))
+    def _show(
+        self, room: Room, name: str, upto: int, users: list[Person], known: Mapping[int, Person]
+    ) -> None:
+        """Tells a room that users got as far: of all in one event, since where everybody reads
+        along, one for each would be as many as the square of their number."""
+        blocked = frozenset[int]().union(*(person.blocks for person in users))
+        told: dict[tuple[str, ...], list[Session]] = {}
+        for session in self._hub.audience(room):
+            user = session.user
+            if user is None or (name == "read" and not _wants(known, user.id)):
+                continue
+            seen = [p for p in users if user.id not in p.blocks] if user.id in blocked else users
+            names = tuple(person.party.name for person in seen)
+            if names and names != (user.name,):
+                told.setdefault(names, []).append(session)
+        for names, sessions in told.items():
+            self._hub.whisper(sessions, self._event(name, room, names, upto))
 
-    def _event(self, name: str, room: Room, party: Party, upto: int) -> dict[str, Any]:
-        to = room.address_from(party.id)
-        return {"event": name, "to": to, "from": party.name, "upto": upto, "at": self._millis()}
+    def _event(self, name: str, room: Room, users: Sequence[str], upto: int) -> dict[str, Any]:
+        to = room.address_from(_id_of(room, users[0]))
+        who = {"from": users[0]} if len(users) == 1 else {"users": users}
+        return {"event": name, "to": to, **who, "upto": upto, "at": self._millis()}
+
+
+def _told(move: Move, person: Person) -> Iterator[tuple[str, int]]:
+    """What others may know of a move: the event and the seq."""
+    if move.delivered and not person.invisible:
+        yield "delivered", move.delivered
+    if move.read and person.receipts and not person.invisible:
+        yield "read", move.read
+
+
+def _id_of(room: Room, name: str) -> int:
+    """The id of one of a direct room's two; 0 in a group, whose address is the same for all."""
+    return next((one.id for one in (room.low, room.high) if one and one.name == name), 0)
 
 
 def _wants(known: Mapping[int, Person], user_id: int) -> bool:

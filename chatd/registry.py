@@ -32,7 +32,8 @@ RequestId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 
 class Parameter(Struct, frozen=True):
     """One parameter of a command; `type` is what msgspec checks it against. One that is
-    `rest` takes the rest of a typed line; an `object`, or a list, is typed as JSON."""
+    `rest` takes the rest of a typed line; an `object`, or a list, is typed as JSON; of `choices`,
+    if there are any, it is one."""
 
     name: str
     type: Any
@@ -40,6 +41,11 @@ class Parameter(Struct, frozen=True):
     default: Any
     rest: bool
     object: bool
+    choices: tuple[str, ...]
+
+    def shown(self, otherwise: str) -> str:
+        """What stands for its value in a command's usage."""
+        return "|".join(self.choices) or otherwise
 
 
 class Command(Struct, frozen=True):
@@ -66,8 +72,8 @@ class Command(Struct, frozen=True):
 
     def usage(self) -> str:
         """How a person types it."""
-        words = [p.name.upper() for p in self.parameters if p.required]
-        options = [f"[{p.name}=…]" for p in self.parameters if not p.required]
+        words = [p.shown(p.name.upper()) for p in self.parameters if p.required]
+        options = [f"[{p.name}={p.shown('…')}]" for p in self.parameters if not p.required]
         last = [words.pop()] if any(p.required and p.rest for p in self.parameters) else []
         return " ".join(["/" + self.name, *words, *options, *last])
 
@@ -125,7 +131,13 @@ def _parameter(parameter: inspect.Parameter, hint: Any) -> Parameter:
         None if required else parameter.default,
         bool(extra.get("rest")),
         any(isinstance(one, _STRUCTURED) for one in _alternatives(info)),
+        _choices(info),
     )
+
+
+def _choices(info: msgspec.inspect.Type) -> tuple[str, ...]:
+    found = (one for one in _alternatives(info) if isinstance(one, msgspec.inspect.LiteralType))
+    return tuple(str(value) for one in found for value in one.values)
 
 
 _STRUCTURED = (msgspec.inspect.DictType, msgspec.inspect.ListType, msgspec.inspect.VarTupleType)

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 TOKEN_BYTES = 48  # of UTF-8: as wide as the index's column
+_LIGHT = 500  # tokens that cost nothing
 _PROBES = 4  # tokens by which one search looks; the text itself is compared with the rest
 
 # Scripts written without spaces between words, and Hangul, whose words carry their endings.
@@ -36,6 +37,8 @@ _ASCII_ATOM = re.compile("[a-z0-9]+")
 _ACCENTS = re.compile("(?<=[a-z\u0391-\u03c9])[\u0300-\u036f]+")
 # Not shown, or only as the form of what they follow: a soft hyphen, joiners, variants, skins.
 _UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
+# Unicode sorts the marks on a letter, and needs the square of their number for it.
+_PILE = re.compile(r"\W{64}")
 _QUOTED = re.compile('"([^"]*)"|([^\\s"]+)')
 _LINK = re.compile(r"\bhttps?://[^\s/?#]", re.IGNORECASE)
 
@@ -52,6 +55,13 @@ def spelled(text: str) -> str:
 def tokens(text: str) -> set[bytes]:
     """What the index has of a text."""
     return {_cut(token) for token in _grams(_atoms(text))}
+
+
+def burden(text: str) -> int:
+    """What it costs to bring a text into the index or out of it, by the number of tokens that such
+    a text may have, in requests; 0 for what people usually write."""
+    most = len(text) // 4 if text.isascii() else 2 * len(text)
+    return max(0, most - _LIGHT) // 4
 
 
 def phrases(query: str) -> list[str]:
@@ -90,7 +100,7 @@ def _atoms(text: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", _PILE.sub(r"\g<0> ", text)).casefold()
     bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", _UNSEEN.sub("", folded)))
     return unicodedata.normalize("NFKC", bare)
 

@@ -195,7 +195,9 @@ class Asking(People):
         self.assertEqual(await alice.event(), "* accepted @alice alice seq=2 user=bob")
         self.assertEqual((await alice.answer("/remark bob my old friend"))[0][:4], "+OK ")
         first, _last = await alice.answer("/friends")
-        self.assertRegex(first, r'^= bob state=friend since=\d+ remark="my old friend"$')
+        self.assertRegex(
+            first, r'^= bob state=friend since=\d+ remark="my old friend" presence=offline$'
+        )
 
     async def test_http(self) -> None:
         """Over HTTP it is the same, and what happens reaches live sessions."""

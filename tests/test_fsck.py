@@ -39,7 +39,7 @@ DAMAGE = {
     "reaction": f"INSERT INTO reactions VALUES ({PAIR}, 77, 'x', 1, 1)",
     "pin": f"INSERT INTO pins (room_id, seq, by_id, at) VALUES ({TEAM}, 1, 1, 1)",
     "version": f"INSERT INTO versions VALUES ({PAIR}, 77, 1, 1, '{{}}')",
-    "posting": f"INSERT INTO postings (room_id, token, seq) VALUES ({PAIR}, 'x', 77)",
+    "posting": f"INSERT INTO postings (room_id, token, at, seq) VALUES ({PAIR}, 'x', 1, 77)",
     "hidden": f"INSERT INTO hidden (user_id, room_id, seq) VALUES ({BOB}, {PAIR}, 77)",
     "contact": f"UPDATE contacts SET state = 'asked' WHERE user_id = {BOB} AND state = 'friend'",
     "membership": f"UPDATE members SET role = 'admin' WHERE room_id = {TEAM} AND user_id = {BOB}",

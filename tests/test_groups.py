@@ -281,6 +281,39 @@ class Entering(GroupCase):
         )
         self.assertEqual((await self.ok(bob, "about", group="team"))["role"], "member")
 
+    async def test_titles(self) -> None:
+        """A title has nothing unseen and nothing that moves other characters, like other names that
+        people see."""
+        (alice,) = await self.people("alice")
+        for title in ("team\u200b", "\u202emaet", "a\u2066b"):
+            self.assertEqual(
+                await self.code(alice, "create", name="one", title=title), "bad-request"
+            )
+        await self.ok(alice, "create", name="team", title="  our   team ")
+        about = await self.ok(alice, "about", group="team")
+        self.assertEqual(about["title"], "our team")
+        self.assertEqual(
+            await self.code(alice, "retitle", group="team", title="\u200b"), "bad-request"
+        )
+
+    async def test_requests_of_the_blocked(self) -> None:
+        """Who has blocked somebody hears of no request of theirs; the others do, and if there are
+        none nothing is asked."""
+        alice, bob = await self.team("bob", entry="approval")
+        await self.ok(alice, "role", group="team", user="bob", role="admin")
+        (dave,) = await self.people("dave")
+        await self.ok(alice, "block", user="dave")
+        self.assertTrue((await self.ok(dave, "join", group="team"))["requested"])
+        self.assertEqual((await self.event(bob, "requested", "@bob"))["user"], "dave")
+        await self.ok(dave, "decline", group="team")
+        await self.ok(bob, "block", user="dave")
+        self.assertEqual(await self.code(dave, "join", group="team"), "blocked")
+        kinds = [
+            entry["event"] for entry in (await self.ok(alice, "history", to="@alice"))["entries"]
+        ]
+        self.assertNotIn("requested", kinds)
+        self.assertEqual((await self.kept())["join_requests"], 0)
+
 
 class Full(GroupCase):
     """Limits."""
@@ -429,7 +462,9 @@ class Inside(GroupCase):
             self.assertEqual(await self.code(client, "say", to="#team", text="x"), "muted")
         members = (await self.ok(carol, "members", group="team"))["members"]
         self.assertEqual([m["muted_until"] for m in members], [0, FAR, 0])
-        await self.ok(alice, "mute", group="team", user="bob")
+        self.assertEqual(await self.code(alice, "mute", group="team", user="bob"), "bad-request")
+        self.assertEqual(await self.code(bob, "say", to="#team", text="x"), "muted")
+        await self.ok(alice, "mute", group="team", user="bob", until=0)
         for client in (bob, bobs):
             self.assertEqual(await self.code(client, "say", to="#team", text="x"), "ok")
 
@@ -455,7 +490,7 @@ class Inside(GroupCase):
         for client, code in ((alice, "ok"), (bob, "muted"), (carol, "ok"), (dave, "muted")):
             self.assertEqual(await self.code(client, "say", to="#team", text="x"), code)
         self.assertEqual((await self.ok(bob, "about", group="team"))["muted_until"], FAR)
-        await self.ok(carol, "mute", group="team")
+        await self.ok(carol, "mute", group="team", until=0)
         self.assertEqual(await self.code(bob, "say", to="#team", text="x"), "ok")
 
     async def test_channel(self) -> None:

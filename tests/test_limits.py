@@ -197,6 +197,32 @@ class Rates(NodeCase):
         self.assertEqual(len(self.node.rates.places), 0)
 
 
+class LongTexts(NodeCase):
+    """What a text costs beyond its command."""
+
+    limits = Limits(session_rate=100, burst_seconds=1)
+
+    async def test_long_texts_cost(self) -> None:
+        """Whoever says, edits or passes on what has thousands of words waits for it; usual texts
+        cost no more than the command."""
+        alice = await self.user("alice")
+        long, usual = "上海" * 1000, "上海" * 100
+        for command, given in (
+            ("say", {"to": "@alice", "text": long}),
+            ("edit", {"to": "@alice", "seq": 1, "text": long + "!"}),
+            ("forward", {"to": "@alice", "seq": 1, "into": "@alice"}),
+        ):
+            self.tick(10)
+            self.assertTrue((await alice.ask(command, **given))["ok"], command)
+            refused = await alice.ask("ping")
+            self.assertEqual(refused["error"], "rate-limited")
+            self.assertGreater(refused["retry_after"], 5)
+        self.tick(10)
+        self.assertTrue((await alice.ask("say", to="@alice", text=usual))["ok"])
+        for _ in range(99):
+            self.assertTrue((await alice.ask("ping"))["ok"])
+
+
 class Users(NodeCase):
     """The requests of all sessions of a user."""
 

@@ -433,6 +433,21 @@ class ReactionTests(MessagesCase):
             "👍", str((await self.ok(bob, "versions", to="@alice", seq=seq))["versions"])
         )
 
+    async def test_counts(self) -> None:
+        """An event tells how many have reacted so now, however late it is read: the message may
+        have been read with it or without it."""
+        alice, bob = await self.people()
+        seq = await self.say(alice, "@bob", "x")
+        await self.ok(bob, "react", to="@alice", seq=seq, emoji="👍")
+        self.assertEqual((await self.heard(alice, "reacted"))["count"], 1)
+        await self.ok(alice, "react", to="@bob", seq=seq, emoji="👍")
+        self.assertEqual((await self.heard(bob, "reacted"))["count"], 2)
+        told = [one["count"] for one in await self.entries(bob, "@alice") if "emoji" in one]
+        self.assertEqual(told, [2, 2])
+        await self.ok(alice, "recall", to="@bob", seq=seq)
+        told = [one["count"] for one in await self.entries(bob, "@alice") if "emoji" in one]
+        self.assertEqual(told, [0, 0])
+
     async def test_limits(self) -> None:
         """Twenty emoji on a message, 32 bytes in one, no controls and no spaces."""
         alice, bob = await self.people()
@@ -548,7 +563,7 @@ class MentionTests(MessagesCase):
             await self.refused(bob, "say", to="#team", text="x", mentions=["all"]), "forbidden"
         )
         seq = await self.say(alice, "#team", "@all hello")
-        self.assertEqual((await self.entry(bob, "#team", seq))["mentions"], "all")
+        self.assertEqual((await self.entry(bob, "#team", seq))["mentions"], ["all"])
         self.assertEqual(await self.mentioned(), [(seq, None)])
         self.time += 59
         reply = await alice.ask("say", to="#team", text="@all again")
@@ -815,7 +830,7 @@ class LineTests(MessagesCase):
 
 
 class CostTests(MessagesCase):
-    """What a plain text costs."""
+    """What a plain text costs, and a reaction."""
 
     def make_dialect(self) -> Dialect:
         found = super().make_dialect()
@@ -829,13 +844,15 @@ class CostTests(MessagesCase):
 
     async def cost(self, work: Callable[[], Any]) -> list[str]:
         """The first words of the statements that some work takes."""
+        self.node.indexer.stop()  # it would mix in its own
+        await self.node.indexer.level()
         self.statements.clear()
         await work()
         return [sql.split()[0] for sql in self.statements]
 
     async def test_plain(self) -> None:
-        """A plain text takes one INSERT and no read; a page without replies and edits one
-        query, and one with them two."""
+        """A plain text takes one INSERT and no read; a page takes a look at what one may see and
+        a query, and where there are replies or edits another one."""
         alice, _ = await self.people()
         await self.say(alice, "#team", "x")
         await self.say(alice, "@bob", "x")
@@ -844,7 +861,18 @@ class CostTests(MessagesCase):
             self.assertEqual(await self.cost(partial(self.say, alice, to, text)), one)
         nobody = await self.cost(lambda: self.say(alice, "#team", "x @nobody"))
         self.assertEqual(nobody, ["SELECT", *one])
-        self.assertEqual(await self.cost(lambda: self.entries(alice, "#team")), ["SELECT"])
+        self.assertEqual(await self.cost(lambda: self.entries(alice, "#team")), ["SELECT"] * 2)
         seq = await self.say(alice, "#team", "y", reply_to=3)
         await self.ok(alice, "edit", to="#team", seq=seq, text="z")
-        self.assertEqual(await self.cost(lambda: self.entries(alice, "#team")), ["SELECT"] * 2)
+        self.assertEqual(await self.cost(lambda: self.entries(alice, "#team")), ["SELECT"] * 3)
+
+    async def test_reaction(self) -> None:
+        """A reaction asks for none of those that there are."""
+        alice, bob, *others = await self.people("carol", "dora", "erin")
+        seq = await self.say(alice, "#team", "x")
+        for client in others:
+            await self.ok(client, "react", to="#team", seq=seq, emoji="👍")
+        for on in (True, False):
+            await self.cost(partial(self.ok, bob, "react", to="#team", seq=seq, emoji="👍", on=on))
+            asked = [sql for sql in self.statements if "SELECT" in sql and "reactions" in sql]
+            self.assertEqual(asked, [])

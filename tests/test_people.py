@@ -881,7 +881,8 @@ class Town(RuleBasedStateMachine):
         expected = self.world.do(user, "rooms")["rooms"]
         lines = {line["address"]: line for line in found["rooms"]}
         shown = {a: {k: line[k] for k in line if k in NEEDED} for a, line in lines.items()}
-        assert shown == expected, f"{user}: {shown}, not {expected}"
+        apart = {a: (shown.get(a), e) for a, e in expected.items() if shown.get(a) != e}
+        assert shown == expected, f"{user}: {apart}"
         order = [(line["pinned"], (line["last"] or {"at": 0})["at"]) for line in found["rooms"]]
         assert order == sorted(order, reverse=True), f"{user}: {order}"
 

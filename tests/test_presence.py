@@ -610,10 +610,10 @@ class Invisible(PresenceCase):
 
         self.patch(self.node.store, "log_in", late)
         clients = [self.frames(), self.frames()]
-        for client in clients:
+        for number, client in enumerate(clients, 1):
             client.frame(b'{"cmd":"login","id":1,"name":"bob","password":"secret"}')
-        while len(waiting) < 2:
-            await deferLater(reactor, 0)
+            while len(waiting) < number:
+                await deferLater(reactor, 0)
         await http.ask("appear", state="invisible")
         for client in clients:
             let_go += 1

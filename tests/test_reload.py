@@ -102,7 +102,8 @@ class FollowTests(ReloadCase):
 
     def test_how_long_one_lingers(self) -> None:
         """So is how long one lingers who has gone."""
-        chatd = self.started("[presence]\nlinger_seconds = 3600\n")
+        rates = "[limits]\nsession_rate = 1000000\nuser_rate = 1000000\n"  # it asks and asks
+        chatd = self.started(f"[presence]\nlinger_seconds = 3600\n{rates}")
         bob, tom = (self.user(name, chatd.web_port) for name in ("bob", "tom"))
         bob.ask("say", to="@tom", text="hello")
         while bob.ask("who", users=["tom"])["users"][0]["state"] != "online":

@@ -61,7 +61,7 @@ COLUMNS = {
     "pins": "room_id bigint, seq bigint, by_id bigint, at bigint",
     "mentions": "room_id bigint, user_id bigint, seq bigint",
     "hidden": "user_id bigint, room_id bigint, seq bigint",
-    "postings": "room_id bigint, token varbinary(48), at bigint, seq bigint",
+    "postings": "token varbinary(48), room_id bigint, at bigint, seq bigint",
     "indexed": "room_id bigint, seq bigint",
 }
 DEFAULTS = {
@@ -118,7 +118,7 @@ PRIMARY_KEYS = {
     "pins": ["room_id", "seq"],
     "mentions": ["room_id", "user_id", "seq"],
     "hidden": ["user_id", "room_id", "seq"],
-    "postings": ["room_id", "token", "at", "seq"],
+    "postings": ["token", "room_id", "at", "seq"],
     "indexed": ["room_id"],
 }
 INDICES = {  # table: columns, unique
@@ -137,7 +137,7 @@ INDICES = {  # table: columns, unique
     ("links", ("room_id",), False),
     ("cursors", ("room_id",), False),
 }
-ADDED = 21  # columns, to tables that stood
+ADDED = 22  # columns, to tables that stood
 CLUSTERED = set(PRIMARY_KEYS) - {"users", "rooms", "revocations"}
 
 UPGRADE = """

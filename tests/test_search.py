@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from chatd import indexer
 from chatd.indexer import Indexer
@@ -407,6 +407,17 @@ class PagingTests(SearchCase):
         self.assertLess(one, 4 * rows_read)
         self.assertEqual(self.hits(query), [])
 
+    def test_long_texts(self) -> None:
+        """One request compares few long texts with a phrase, and asking again comes to all."""
+        user = self.user()
+        room = self.group(user)
+        self.say(room, user, "cup tea", *("tea cup " * 900 for _ in range(40)), "cup tea")
+        self.index()
+        pages = [*self.pages(self.query(user, '"cup tea" tea cup'), 50)]
+        self.assertGreaterEqual(len(pages), 4)
+        self.assertLessEqual(max(len(page.entries) for page in pages), 10)
+        self.assertEqual(sum(len(page.entries) for page in pages), 42)
+
     def test_far_apart(self) -> None:
         """A hit behind many that are none is found in the end."""
         user = self.user()
@@ -629,6 +640,68 @@ class IndexerTests(SearchCase):
         postings = self.postings()
         self.assertEqual(postings, self.built_anew())
         self.assertEqual(len(self.find(user, "上海")), 250)
+
+    async def test_long_texts(self) -> None:
+        """A transaction has few long texts, also where they have few words."""
+        user = self.user()
+        rooms = [self.pair(user, user), self.group(user)]
+        for room in rooms:
+            self.say(room, user, *("tea " * 1900 for _ in range(3)))
+        self.index()
+        self.db.run("DELETE FROM postings")
+        self.db.run("DELETE FROM indexed")
+        ids = [room.id for room in rooms]
+        self.assertEqual(index(self.db, ids), ids)
+        self.assertEqual(self.single("SELECT SUM(seq) FROM indexed"), 2)
+        self.index()
+        self.assertEqual(len(self.find(user, "tea")), 6)
+
+    async def test_slow_database(self) -> None:
+        """Where transactions take long they become smaller, and larger where they do not."""
+        user = self.user()
+        room = self.pair(user, user)
+        self.say(room, user, *("上海天气很好" for _ in range(200)))
+        self.patch(indexer, "_LEAST", 100)
+        wire = Wire()
+        following = self.indexer(self.node(self.wired(wire)))
+        transactions = []
+        for hold in (1e9, 1e9, 1e-9, 1e-9):  # the first of two finds its size
+            self.patch(indexer, "_HOLD", hold)
+            self.db.run("DELETE FROM postings")
+            self.db.run("DELETE FROM indexed")
+            seen: list[str] = []
+            wire.after = seen.append
+            following.note([room.id])
+            await following.level()
+            transactions.append(sum("INTO indexed" in sql for sql in seen))
+            self.assertEqual(len(self.find(user, "上海")), 200)
+        self.assertLessEqual(transactions[1], 3)
+        self.assertGreaterEqual(transactions[3], 20)
+
+    async def test_rests(self) -> None:
+        """After a transaction it rests as long as that took, four times as long amid news."""
+        user = self.user()
+        rooms = [self.pair(user, user), self.group(user)]
+        self.patch(indexer, "_ROOMS", 1)
+        rests = []
+        for news in (False, True):
+            for room in rooms:
+                self.say(room, user, "tea")
+            clock, wire = Clock(), Wire()
+            following = Indexer(self.node(self.wired(wire)), clock, _spawned)
+            held = Held(wire, "INSERT INTO postings")
+            following.note([room.id for room in rooms])
+            clock.advance(0)
+            await held.there
+            clock.advance(2)
+            if news:
+                following.note([rooms[1].id])
+            held.go()
+            while not clock.getDelayedCalls():
+                await deferLater(CLOCK, 0)
+            rests.append(clock.getDelayedCalls()[0].getTime() - clock.seconds())
+            following.stop()
+        self.assertEqual(rests, [2, 8])
 
     async def test_killed(self) -> None:
         """A node that dies between or within two transactions leaves nothing missing and nothing

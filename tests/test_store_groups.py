@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from chatd.errors import Refused
 from chatd.model import Party, Role, Room
-from chatd.store import accounts, groups, invitations, membership, rooms
+from chatd.store import accounts, groups, invitations, membership, presence, rooms
 from chatd.store.groups import NewGroup
 from chatd.store.log import Draft
 from chatd.store.membership import Most
@@ -410,12 +410,13 @@ class Size(Contract):
         return room, owner
 
     def test_effort(self) -> None:
-        """Roles, kicks, mutes and a page of members read as much of a group of two thousand as of
+        """Roles, kicks, mutes and pages of members read as much of a group of two thousand as of
         one of twenty; a join counts the members, and reads no more than that of each."""
         (small, one), (large, other) = self.grown(20), self.grown(2000)
         self.db.all("SELECT 1")
         work: dict[str, Callable[[Room, Party, Party], Any]] = {
             "page": lambda room, by, user: groups.members(self.db, room.id, 0, NOW, "x", 10),
+            "who": lambda room, by, user: presence.members(self.db, by.id, room.id, "x", 10),
             "mute": lambda room, by, user: membership.mute(self.db, room.id, by.id, user, NOW),
             "role": lambda room, by, user: membership.appoint(
                 self.db, room.id, by.id, user, "admin"

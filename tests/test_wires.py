@@ -142,6 +142,10 @@ class JsonRequests(SynchronousTestCase):
         self._refused('{"cmd":"say","id":1,"to":"@bob","text":""}', 1, "length >= 1", "in text")
         self._refused(say + ',"kind":"A B"}', 1, "small letters", "in kind")
         self._refused(say + ',"key":"\\u0007"}', 1, "Control characters", "in key")
+        self._refused('{"cmd":"search","id":1,"next":"x"}', 1, "earlier answer", "in next")
+        self._refused('{"cmd":"rooms","id":1,"after":"x"}', 1, "earlier answer", "in after")
+        react = '{"cmd":"react","id":1,"to":"@bob","seq":1,"emoji":"a b"}'
+        self._refused(react, 1, "without a space", "in emoji")
         self._refused('{"cmd":"sync","id":1,"since":{"bob":1}}', 1, "@user or #group", "since")
         self._refused('{"id":1}', 1, '"cmd" is missing')
         self._refused('{"cmd":["ping"],"id":1}', 1, '"cmd" is a string')
@@ -186,6 +190,17 @@ class TypedRequests(SynchronousTestCase):
         self.assertIs(text_wire.decode("/login a b replay=false").replay, False)
         self.assertEqual(text_wire.decode('/sync {"@bob": 3, "#team": 4}').since["#team"], 4)
 
+    def test_quoted(self) -> None:
+        """The value of a named parameter may stand in quotes, as JSON writes it; what is no
+        such string is the value as it stands, as is what goes by position or to the line's end."""
+        changed = text_wire.decode('/profile display="Ann \\"A\\" Lee" findable=false by the sea')
+        self.assertEqual(changed.display, 'Ann "A" Lee')
+        self.assertEqual((changed.findable, changed.status), (False, "by the sea"))
+        for typed in ('"abc', '"a"b', '"a\\"'):
+            self.assertEqual(text_wire.decode(f"/login ann password={typed}").password, typed)
+        self.assertEqual(text_wire.decode('/login ann "abc"').password, '"abc"')
+        self.assertEqual(text_wire.decode('/say @bob text="hi"').text, '"hi"')
+
     def test_no_slash(self) -> None:
         """A line without a slash, or with two, is said to wherever the session is."""
         for line, text in (("hello", "hello"), ("//etc", "/etc"), (" /x", " /x"), ("//", "/")):
@@ -214,6 +229,9 @@ class TypedRequests(SynchronousTestCase):
             ("/say @bob \x1b[2J", "bad-request", "Control characters"),
             ("a\x08", "bad-request", "Control characters"),
             ("a\x00", "bad-request", "Control characters"),
+            ("/role #team bob king", "bad-request", "USER admin|member|owner"),
+            ("/configure team entry=shut", "bad-request", "[entry=approval|invited|open]"),
+            ("/profile language=zh_CN", "bad-request", "form that is expected in language"),
             ("/history @bob limit=x", "bad-request", "Expected `int`"),
             ("/history @bob limit=0", "bad-request", ">= 1"),
             ("/history @bob limit=201", "bad-request", "<= 200"),

@@ -37,6 +37,13 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(words("ｶﾞｷﾞ"), words("ガギ"))
         self.assertEqual(words("Ⅷ ﬁne ℡"), {"viii", "fine", "tel"})
 
+    def test_piles(self) -> None:
+        """Marks in such numbers that sorting them would take long are no one word."""
+        for base in ("א", "क"):
+            cut = spelled(base + "\u05b0\u0591" * 4000).split()
+            self.assertLessEqual(max(map(len, cut)), 70)
+        self.assertEqual(words("😂" * 200), {"😂"})
+
     def test_accents(self) -> None:
         """Accents of Latin and Greek letters make no difference; what tells other letters apart
         does."""

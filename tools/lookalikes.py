@@ -25,6 +25,8 @@ NOTICE: Final = (
     " (confusable_homoglyphs {}, fonttools {}). Copyright (c) Unicode, Inc. Unicode License V3,"
     " https://www.unicode.org/license.txt; as in LICENSE.unicode."
 )
+# What confusables.txt has not: fonts show a small palochka as an l, not as an i.
+_SEEN: Final = {"\u0237": "j", "\u04cf": "l"}
 _LONGEST: Final = 4  # characters that one may look like
 
 
@@ -74,7 +76,7 @@ def alike() -> dict[str, str]:
     for number in range(0x80, sys.maxunicode + 1):
         char = chr(number)
         if _in_names(char) and normalize("NFKD", char) == char:
-            target = _target(char, found)
+            target = _SEEN.get(char) or _target(char, found)
             if target != fold(char):
                 groups[target].append(char)
     return {target: "".join(groups[target]) for target in sorted(groups)}

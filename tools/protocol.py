@@ -101,12 +101,13 @@ UTF-8 lines that end in LF or CRLF. For a person at telnet and for a program tha
     -ERR not-found There is …    a refusal; retry_after=SECONDS at its end where it helps
     * …                          an event
 
-- In a command's usage, `[name=…]` may be left out. A text, a title and an object take the rest of
-  the line, so named parameters stand before them.
+- In a command's usage, `[name=…]` may be left out; of `a|b` one is meant. A text, a title and an
+  object take the rest of the line, so named parameters stand before them.
 - A reply or event is one line per element, always. A value with a space or `"`, and an empty one,
   is written as JSON. A message's line has no `at`, `kind`, `data` or `reactions`; in JSON it has.
   Before its text stands what else it is: `[recalled]`, `[edited]`, `[from carol]` (forwarded),
   `[re 41 <bob> What he said]`. Anybody may type such marks; only JSON cannot be mistaken.
+- The value of a named parameter may stand in quotes, as JSON writes it: `display="Ann Lee"`.
 - An object or an array is typed as JSON, and what follows it goes on:
   `/say #team kind=location data={{"lat":30.66,"lon":104.06}} I am here`.
 - Nothing that acts on a terminal leaves as it is: control characters but tab, marks that
@@ -159,7 +160,7 @@ waits {idle:g} seconds for its next request.
 - A session is told of changes, once a second at most, of the user's friends and of the people in
   the room that it has open (`watch`). `who` tells how they are now, of friends, of people in common
   groups and of those with whom there is a direct room, unless they blocked you; `unknown` are all
-  others, whether they exist or not.
+  others, whether they exist or not. Whom you blocked gets no receipts of yours either.
 - Whoever comes back within `presence.linger_seconds` was never offline.
 - A client that reads slowly goes without. After it has caught up, ask `who` again.
 
@@ -171,7 +172,8 @@ waits {idle:g} seconds for its next request.
   `limits.data_bytes`, nested up to 32 deep. There is always a `text`: it is what a client shows
   that does not know the kind.
 - A text stands in its own entry alone. Quotes and `edited` entries show the present one, each
-  time they are read, and nothing of what was recalled.
+  time they are read, and nothing of what was recalled. Who replies to or edits a message shows it
+  to all who get that, newcomers too.
 - `edit` is for the sender, for `messages.edit_seconds`. {versions} earlier versions are kept, for
   all who may read the message. Whom it mentioned stays.
 - `recall` is for the sender, for `messages.recall_seconds`, and in a group at any time for those
@@ -184,8 +186,8 @@ waits {idle:g} seconds for its next request.
   `reactions` lists all. It takes {kinds} different ones.
 - In a group, `@name` in a text mentions a member, and `mentions` those it names, up to
   {mentions}. The longest name counts; in scripts without spaces it may be followed by more
-  (`@刘备明天`). `@all` by an admin mentions everybody, once in `messages.call_all_seconds` (else
-  `rate-limited`); by others it is a text.
+  (`@刘备明天`). `@all` by an admin mentions everybody (`"mentions":["all"]`), once in
+  `messages.call_all_seconds` (else `rate-limited`); by others it is a text.
 - With `store=false` a message goes to those who are online and keep up, is not kept, and has no
   `seq`, `key` or mentions.
 
@@ -296,8 +298,8 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     ),
     (entry(TEAM, 45, "recalled", ALICE, target=40), "The message `target` was recalled."),
     (
-        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True),
-        "`from` reacted to the message `target`, or took that back.",
+        entry(TEAM, 46, "reacted", LIU_BEI, target=42, emoji="👍", on=True, count=1),
+        "`from` reacted to the message `target`, or took that back; `count` have done so now.",
     ),
     (entry(TEAM, 47, "pinned", ALICE, target=42), "The message `target` was pinned."),
     (entry(TEAM, 48, "unpinned", ALICE, target=42), "It is no longer pinned."),
@@ -376,7 +378,8 @@ EVENTS: Sequence[tuple[dict[str, Any], str]] = (
     (
         DELIVERED,
         "What was said in a room has reached `from` up to `upto`. Once a second at most;"
-        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`.",
+        " in groups up to `limits.receipt_members`. Not kept, as `typing`: see `receipts`. Where"
+        " several got as far in the same second, there is a list `users` and no `from`.",
     ),
     (READ, "`from` has read a room up to `upto`. Your own too, so that your devices agree."),
     (

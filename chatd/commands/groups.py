@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
+from chatd import displays
 from chatd.errors import Refused
 from chatd.lookalikes import new_name
 from chatd.model import (
@@ -97,6 +98,7 @@ async def create(
     """Makes a group; you are its owner. A repeat, before anything happened there, is answered
     alike."""
     user, node = ctx.user, ctx.node
+    title = displays.shown(title, 128)
     new = NewGroup(new_name(name.removeprefix("#")), title, description, entry, history, posting)
     at = node.millis()
     room = await node.store.write(
@@ -136,7 +138,8 @@ async def retitle(
     ctx: Context, group: Group, title: Title | None = None, description: Description | None = None
 ) -> Stored:
     """Gives a group another title or description. Admins may."""
-    return await _change(ctx, group, "retitle", {"title": title, "description": description})
+    shown = None if title is None else displays.shown(title, 128)
+    return await _change(ctx, group, "retitle", {"title": shown, "description": description})
 
 
 @command(USERS, cost=5)

@@ -140,7 +140,9 @@ def _completing(
 async def _ask(ctx: Context, room: Room, words: str) -> None:
     user, node, now = ctx.user, ctx.node, ctx.node.millis()
     body = {"group": f"#{room.name}", "user": user.name, **({"words": words} if words else {})}
-    admins = await node.store.read(groups.admins, room.id)
+    admins = await node.store.read(groups.admins, room.id, user.id)
+    if not admins:
+        raise Refused("blocked", "Nobody in #{name} takes requests from you.", name=room.name)
     first, *others = [await node.tell(admin, "requested", body) for admin in admins]
     with suppress(Repeated):  # another session of the user's was faster
         await node.submit(

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from chatd.commands.accounts import Done
 from chatd.commands.groups import After, Limit, append, my_group
+from chatd.errors import Refused
 from chatd.model import Group, Millis, Party, Role, fold, normalise
 from chatd.node import Context
 from chatd.registry import USERS, command
@@ -95,9 +96,13 @@ async def role(ctx: Context, group: Group, user: Who, role: Given) -> Stored:
 
 
 @command(USERS, cost=5)
-async def mute(ctx: Context, group: Group, user: Who | None = None, until: Until = 0) -> Stored:
+async def mute(
+    ctx: Context, group: Group, user: Who | None = None, until: Until | None = None
+) -> Stored:
     """Lets a member of a lower role write no more until a time, which outlasts leaving and coming
     back; without user, everybody but the admins. Admins may."""
+    if until is None:  # or /mute #team bob would let him write
+        raise Refused("bad-request", "Say until when, in ms since 1970 UTC; 0 ends it.")
     me = ctx.user
     room = await my_group(ctx, group)
     whom = None if user is None else await find(ctx, user)

@@ -21,6 +21,7 @@ from chatd.store import mentions as mentioning
 from chatd.store.connection import Connection
 from chatd.store.log import Effect, Stored
 from chatd.store.messages import copied, quoted
+from chatd.words import burden
 
 MessageKind = Annotated[
     str,
@@ -80,10 +81,11 @@ async def say(
 
 
 def check_text(ctx: Context, text: str) -> None:
-    """Raises `Refused` of `too-large` for a text that is too long."""
+    """Takes what a long text costs. Raises `Refused` of `too-large` for one that is too long."""
     most = ctx.node.limits.text_chars
     if len(text) > most:
         raise Refused("too-large", "A text has at most {most} characters.", most=most)
+    ctx.owe(burden(text))
 
 
 def check_size(ctx: Context, data: dict[str, Any] | None) -> None:
@@ -125,7 +127,7 @@ async def _effect(
     pause = ctx.node.messages.call_all_seconds * 1000
     called, parties = await _mentioned(ctx, room, body["text"], names)
     if called or parties:
-        body["mentions"] = ALL if called else [party.name for party in parties]
+        body["mentions"] = [ALL] if called else [party.name for party in parties]
     if reply_to is not None:
         body["reply_to"] = reply_to
     elif not (called or parties):
@@ -183,6 +185,7 @@ async def forward(
             raise
         body = {}  # it may be a repeat; else the effect refuses
     room = await node.writable(user, into)
+    ctx.owe(burden(body.get("text", "")))
 
     def effect(connection: Connection, _: int) -> None:
         if copied(connection, source, user.id, seq, lock=True) != body:

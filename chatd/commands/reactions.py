@@ -51,10 +51,11 @@ async def react(
     room = await (open_to if on else spoken)(ctx, to)
     change = Change(room, ctx.user.party, seq, ctx.node.millis())
 
-    def effect(connection: Connection, _: int) -> None:
-        statements.react(connection, change, emoji, on)
-
     body = {"target": seq, "emoji": emoji, "on": on}
+
+    def effect(connection: Connection, _: int) -> None:
+        body["count"] = statements.react(connection, change, emoji, on)
+
     return changed(ctx.node.append(ctx.session, ctx.user, room, "reacted", body, effect=effect))
 
 

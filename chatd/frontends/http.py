@@ -244,15 +244,12 @@ class Api(_Json):
         return self.answer_later(self._node, request, self._run(request))
 
     async def _run(self, request: LimitedRequest) -> bytes:
-        name = b"/".join(request.postpath or ()).decode(errors="replace")
-        if name not in COMMANDS:
-            raise unknown_command(name)
-        call = _decode(name, request.content.read())
         address = getattr(request.getClientAddress(), "host", "local")  # a Unix socket has none
         session = self._node.session(Once(), PLAIN, address)
         session.accepted, request.asker = request.accepted, session
+        # First, for who asks says in which language all else is refused.
         await self._authorise(session, request.getHeader(b"authorization"))
-        result = await self._dispatcher.call(session, call)
+        result = await self._dispatcher.call(session, _decode(request))
         return self.answer(request, msgspec.json.encode(result))
 
     async def _authorise(self, session: Session, header: bytes | None) -> None:
@@ -272,9 +269,12 @@ class Api(_Json):
         await self._node.log_in(session, Login(self._node.millis(), token=hashed), replay=False)
 
 
-def _decode(name: str, body: bytes) -> Any:
+def _decode(request: LimitedRequest) -> Any:
+    name = b"/".join(request.postpath or ()).decode(errors="replace")
+    if name not in COMMANDS:
+        raise unknown_command(name)
     try:
-        return msgspec.json.decode(body or b"{}", type=COMMANDS[name].request)
+        return msgspec.json.decode(request.content.read() or b"{}", type=COMMANDS[name].request)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise bad_request(error, name) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from chatd.bonds import NOBODY, Bond, Change, Side, State
-from chatd.errors import Refused
+from chatd.errors import Refused, Template
 from chatd.model import Party, fold
 from chatd.store.connection import Connection, Row
 
@@ -91,18 +91,18 @@ def settle(
 
 
 _OWN = ("friend", "asked")
-_FRIENDS = "One may have {most} friends and requests at most. Unfriend somebody first."
-_REQUESTS = "@{name} has {most} requests to answer; no more are taken."
-_BLOCKS = "One may block {most} users at most. Unblock somebody first."
+_FRIENDS: Template = "One may have {most} friends and requests at most. Unfriend somebody first."
+_REQUESTS: Template = "@{name} has {most} requests to answer; no more are taken."
+_BLOCKS: Template = "One may block {most} users at most. Unblock somebody first."
 
 
 def _check_room(
-    connection: Connection, owner: int, what: str, sentence: str, fields: dict[str, Any]
+    connection: Connection, owner: int, what: str, too_many: Template, fields: dict[str, Any]
 ) -> None:
     row = connection.one(f"SELECT COUNT(*) FROM contacts WHERE user_id = ? AND {what}", (owner,))
     assert row is not None
     if row[0] >= fields["most"]:
-        raise Refused("too-large", sentence, **fields)
+        raise Refused("too-large", too_many, **fields)
 
 
 def _keep(connection: Connection, owner: int, whom: int, side: Side) -> None:

@@ -213,13 +213,15 @@ def _member(row: Row) -> Member:
     return Member(party, display, role, until or 0, joined or 0, seen_at, bool(blocked))
 
 
-def admins(connection: Connection, room_id: int) -> list[Party]:
-    """The owner and admins of a group, no more than are told of a request."""
+def admins(connection: Connection, room_id: int, user_id: int) -> list[Party]:
+    """The owner and admins of a group who are told of a user's request: not those who have blocked
+    the user, and no more than a few."""
     rows = connection.all(
         "SELECT u.id, u.name FROM members m JOIN users u ON u.id = m.user_id"
-        " WHERE m.room_id = ? AND m.role IN ('owner', 'admin')"
+        " WHERE m.room_id = ? AND m.role IN ('owner', 'admin') AND NOT EXISTS (SELECT 1"
+        " FROM contacts c WHERE c.user_id = m.user_id AND c.other_id = ? AND c.blocked = 1)"
         " ORDER BY m.role DESC, m.name_key LIMIT ?",
-        (room_id, _ASKED),
+        (room_id, user_id, _ASKED),
     )
     return [Party(*row) for row in rows]
 

@@ -36,11 +36,13 @@ class Hall(Struct, frozen=True):
 
 
 class Person(Struct, frozen=True):
-    """A user; whether that user tells and is told what was read, and is not to be seen at all."""
+    """A user; whether that user tells and is told what was read, and is not to be seen at all, and
+    whom that user has blocked."""
 
     party: Party
     receipts: bool
     invisible: bool
+    blocks: frozenset[int] = frozenset()
 
 
 class Receipt(Struct, frozen=True):
@@ -85,13 +87,28 @@ def _room(row: Row) -> Room:
 
 def people(connection: Connection, user_ids: Collection[int]) -> dict[int, Person]:
     """Users by id."""
+    rows = [row for ids in _portions(user_ids) for row in connection.all(_people(ids), ids)]
+    blocks: dict[int, set[int]] = {}
+    for user_id, *_, other_id in rows:
+        if other_id is not None:
+            blocks.setdefault(user_id, set()).add(other_id)
     return {
-        user_id: Person(Party(user_id, name), bool(receipts), bool(invisible))
-        for ids in _portions(user_ids)
-        for user_id, name, receipts, invisible in connection.all(
-            f"SELECT id, name, receipts, invisible FROM users WHERE id IN ({marks(ids)})", ids
+        user_id: Person(
+            Party(user_id, name),
+            bool(receipts),
+            bool(invisible),
+            frozenset(blocks.get(user_id, ())),
         )
+        for user_id, name, receipts, invisible, _ in rows
     }
+
+
+def _people(ids: Sequence[int]) -> str:
+    return (
+        "SELECT u.id, u.name, u.receipts, u.invisible, b.other_id FROM users u"
+        " LEFT JOIN contacts b ON b.user_id = u.id AND b.blocked = 1"
+        f" WHERE u.id IN ({marks(ids)})"
+    )
 
 
 def _portions(ids: Collection[int]) -> Iterator[Sequence[int]]:
@@ -104,9 +121,9 @@ def receipts(
     connection: Connection, room: Room, user_id: int, seq: int, after: str, limit: int, most: int
 ) -> list[Receipt]:
     """A page, by name, of those whom an entry has reached, but the user who asks, its sender, who
-    came later, who is invisible, and who tells nobody what they read. Raises `Refused` of
-    `not-found` for an entry that the user cannot see, `forbidden` for a user who tells nobody,
-    `too-large` where more than `most` are in the group."""
+    came later, who is invisible or blocked the user, and who tells nobody what they read. Raises
+    `Refused` of `not-found` for an entry that the user cannot see, `forbidden` for a user who tells
+    nobody, `too-large` where more than `most` are in the group."""
     sender_id = _sender(connection, room, user_id, seq)
     if not people(connection, (user_id,))[user_id].receipts:
         raise Refused("forbidden", "Who does not tell what was read is not told it either.")
@@ -116,9 +133,10 @@ def receipts(
     rows = connection.all(
         f"SELECT u.name, c.read_seq FROM {source} JOIN cursors c ON c.user_id = u.id"
         " AND c.room_id = ? AND c.delivered_seq >= ? WHERE u.receipts = 1"
-        " AND u.invisible = 0"
+        " AND u.invisible = 0 AND NOT EXISTS (SELECT 1 FROM contacts b"
+        " WHERE b.user_id = u.id AND b.other_id = ? AND b.blocked = 1)"
         " AND u.id <> ? AND u.id <> ? AND u.name_key > ? ORDER BY u.name_key LIMIT ?",
-        (*there, room.id, seq, user_id, sender_id, fold(after), limit),
+        (*there, room.id, seq, user_id, user_id, sender_id, fold(after), limit),
     )
     return [Receipt(name, read >= seq) for name, read in rows]
 

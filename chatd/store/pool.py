@@ -30,7 +30,7 @@ PATIENCE = 5.0  # seconds until somebody who waits for the database gets an answ
 _MOST_WAITING = 10_000
 _ATTEMPTS = 4  # at most: each deadlock costs one
 _PAUSES = (0.05, 1.0)  # seconds, the first and the longest, between attempts to connect
-_CALM = 0.5  # seconds without a failure after which the database can be used again
+_CALM = 1.5  # seconds without a failure, more than a pause, until all is taken to be well again
 _ENDING = 20  # looks whether an abandoned statement has ended,
 _ENDING_PAUSE = 0.05  # seconds apart
 

@@ -16,19 +16,21 @@ from chatd.store.log import END_OF_ROOM
 from chatd.words import has_link, tokens
 
 _ENTRIES = 100  # of a room that are read at once
-_TOKENS = 1500  # after which no further message is begun: some 5 ms of SQLite's one writer
+TOKENS = 1500  # after which no further message is begun, at most
+_CHARS = 10_000  # likewise: some 10 ms to cut most texts, and few words may come of it
 _AT_ONCE = 500  # tokens in one statement
 
-_ADD = "INSERT INTO postings (room_id, token, at, seq) VALUES (?, ?, ?, ?)"
+_ADD = "INSERT INTO postings (token, room_id, at, seq) VALUES (?, ?, ?, ?)"
 
 
-def index(connection: Connection, room_ids: Sequence[int]) -> list[int]:
-    """Indexes what is new in some rooms, in one transaction, up to a bound; those of them that
-    are, or may be, behind still."""
+def index(connection: Connection, room_ids: Sequence[int], most: int = TOKENS) -> list[int]:
+    """Indexes what is new in some rooms, in one transaction, and begins no message after `most`
+    tokens; those of the rooms that are, or may be, behind still."""
     rooms = sorted(room_ids)
     rows: list[Row] = []
     ends: list[Row] = []
     left: list[int] = []
+    spare = _CHARS
     with connection.transaction():
         connection.all(
             f"SELECT id FROM rooms WHERE id IN ({marks(rooms)}) ORDER BY id"
@@ -37,7 +39,9 @@ def index(connection: Connection, room_ids: Sequence[int]) -> list[int]:
         )
         begun = _indexed(connection, rooms)
         for room_id in rooms:
-            end, level = _index(connection, room_id, begun.get(room_id, 0), rows)
+            end, level, spare = _index(
+                connection, room_id, begun.get(room_id, 0), rows, most, spare
+            )
             ends.append((room_id, end))
             if not level:
                 left.append(room_id)
@@ -56,23 +60,27 @@ def _indexed(connection: Connection, room_ids: Sequence[int]) -> dict[int, int]:
     return dict(found)
 
 
-def _index(connection: Connection, room_id: int, seq: int, rows: list[Row]) -> tuple[int, bool]:
-    """Adds the postings behind `seq` to `rows`; up to which seq, and whether that is the end."""
-    if len(rows) >= _TOKENS:
-        return seq, False
+def _index(
+    connection: Connection, room_id: int, seq: int, rows: list[Row], most: int, spare: int
+) -> tuple[int, bool, int]:
+    """Adds the postings behind `seq` to `rows`, for `spare` characters and what the last message
+    has more; up to which seq, whether that is the end, and how many are left to spare."""
+    if spare <= 0 or len(rows) >= most:
+        return seq, False, spare
     found = connection.all(
         "SELECT seq, sender_id, at, kind, body FROM entries WHERE room_id = ? AND seq > ?"
         " ORDER BY seq LIMIT ?",
         (room_id, seq, _ENTRIES),
     )
     for here, sender_id, at, kind, body in found:
-        if len(rows) >= _TOKENS:
-            return seq, False
+        if spare <= 0 or len(rows) >= most:
+            return seq, False, spare
+        spare -= len(body)
         if kind == "message":
             told = _told(sender_id, msgspec.json.decode(body))
-            rows += [(room_id, token, at, here) for token in told]
+            rows += [(token, room_id, at, here) for token in told]
         seq = here
-    return seq, len(found) < _ENTRIES
+    return seq, len(found) < _ENTRIES, spare
 
 
 def reindex(
@@ -90,7 +98,7 @@ def reindex(
     sender_id, at = place
     before, after = _told(sender_id, old), _told(sender_id, new)
     _remove(connection, (room_id, at, seq), sorted(before - after))
-    connection.many(_ADD, [(room_id, token, at, seq) for token in sorted(after - before)])
+    connection.many(_ADD, [(token, room_id, at, seq) for token in sorted(after - before)])
 
 
 def unindex(connection: Connection, room_id: int, seq: int, old: Mapping[str, Any]) -> None:

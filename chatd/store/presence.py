@@ -111,7 +111,7 @@ def members(
     """A page of a group's members by name, beginning behind the name `after`, as the viewer, who
     is one of them, knows them."""
     rows = connection.all(
-        f"{_MEMBERS} WHERE m.room_id = ? AND u.name_key > ? ORDER BY u.name_key LIMIT ?",
+        f"{_MEMBERS} WHERE m.room_id = ? AND m.name_key > ? ORDER BY m.name_key LIMIT ?",
         (viewer_id, room_id, fold(after), limit),
     )
     return [_known(row, viewer_id) for row in rows]

@@ -27,16 +27,16 @@ class Reaction(Struct, frozen=True):
     at: int
 
 
-def react(connection: Connection, change: Change, emoji: str, on: bool) -> None:
-    """Adds or takes back a user's reaction. Raises as `find` does, of `too-large` for one emoji
-    too many, and `Unchanged`."""
+def react(connection: Connection, change: Change, emoji: str, on: bool) -> int:
+    """Adds or takes back a user's reaction; how many have reacted so now. Raises as `find` does, of
+    `too-large` for one emoji too many, and `Unchanged`."""
     message = find(connection, change.room, change.user.id, change.target)
     known = [one["emoji"] for one in message.body.get("reactions", ())]
     if on and emoji not in known and len(known) >= KINDS:
         raise Refused("too-large", "A message takes {most} different emoji.", most=KINDS)
     if not (_add if on else _remove)(connection, change, emoji):
         raise Unchanged
-    _note(connection, change, message, emoji)
+    return _note(connection, change, message, emoji, on)
 
 
 def _add(connection: Connection, change: Change, emoji: str) -> int:
@@ -53,23 +53,32 @@ def _remove(connection: Connection, change: Change, emoji: str) -> int:
     )
 
 
-def _note(connection: Connection, change: Change, message: Message, emoji: str) -> None:
-    place = (change.room.id, change.target, emoji)
-    ((count,),) = connection.all(
-        "SELECT COUNT(*) FROM reactions WHERE room_id = ? AND seq = ? AND emoji = ?", place
-    )
-    first = connection.all(
-        "SELECT u.name FROM reactions r JOIN users u ON u.id = r.user_id"
-        " WHERE r.room_id = ? AND r.seq = ? AND r.emoji = ? ORDER BY r.at, r.user_id LIMIT ?",
-        (*place, FIRST),
-    )
+def _note(connection: Connection, change: Change, message: Message, emoji: str, on: bool) -> int:
+    """Counts on from what the message shows: to count the rows would take longer with each."""
     known = {one["emoji"]: one for one in message.body.get("reactions", ())}
-    known[emoji] = {"emoji": emoji, "count": count, "users": [name for (name,) in first]}
+    shown = known.get(emoji, {"count": 0, "users": []})
+    count = shown["count"] + (1 if on else -1)
+    users = [name for name in shown["users"] if name != change.user.name]
+    if on and len(users) < FIRST:
+        users.append(change.user.name)
+    elif len(users) < min(count, FIRST):
+        users = _first(connection, change, emoji)
+    known[emoji] = {"emoji": emoji, "count": count, "users": users}
     body: dict[str, Any] = {k: v for k, v in message.body.items() if k != "reactions"}
     left = [one for one in known.values() if one["count"]]
     if left:
         body["reactions"] = left
     put_body(connection, change.room.id, change.target, body)
+    return int(count)
+
+
+def _first(connection: Connection, change: Change, emoji: str) -> list[str]:
+    rows = connection.all(
+        "SELECT u.name FROM reactions r JOIN users u ON u.id = r.user_id"
+        " WHERE r.room_id = ? AND r.seq = ? AND r.emoji = ? ORDER BY r.at, r.user_id LIMIT ?",
+        (change.room.id, change.target, emoji, FIRST),
+    )
+    return [name for (name,) in rows]
 
 
 def reactions(

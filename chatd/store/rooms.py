@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from chatd.errors import Refused
+from chatd.errors import Refused, Template
 from chatd.model import Party, Role, Room, fold
 from chatd.rights import RIGHTS, may, outranks
 from chatd.store.connection import Connection, Row
@@ -99,7 +99,7 @@ def authorise(
     return role
 
 
-_ONLY: dict[Role, str] = {
+_ONLY: dict[Role, Template] = {
     "owner": "Only the owner of the group may do this.",
     "admin": "Only admins of the group may do this.",
 }

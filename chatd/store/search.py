@@ -25,6 +25,7 @@ FIRST: Key = (2**62, 0, 0)
 
 _EFFORT = 4500  # rows that one request may look at; some 20 ms
 _TEXT = 30  # what looking at a text costs, in rows
+_CHARS = 60_000  # characters of texts that one request may look at, and those of the last one
 _BRANCH = 30  # what each part of a statement costs, in rows
 _ROOMS = 16  # looked through at once
 _PIECE = (16, 4096)  # postings of a room that are looked through at once: at first, and at most
@@ -86,6 +87,7 @@ class _Search:
         self._connection = connection
         self._query = query
         self._effort = 0
+        self._chars = 0
         self._candidates: list[Key] = []
         self._places: list[_Place] = []
 
@@ -95,14 +97,18 @@ class _Search:
         while True:
             edge = max((place.key for place in self._places), default=None)
             for part in self._ready(edge, limit + 1):
-                hits += self._look(part)
+                found, last = self._look(part)
+                hits += found
                 if len(hits) > limit:
                     return Found(self._entries(hits[:limit]), hits[limit - 1])
-                if self._effort >= _EFFORT:
-                    return Found(self._entries(hits), part[-1])
-            if edge is None or self._effort >= _EFFORT:
+                if self._spent():
+                    return Found(self._entries(hits), last)
+            if edge is None or self._spent():
                 return Found(self._entries(hits), edge)
             self._step()
+
+    def _spent(self) -> bool:
+        return self._effort >= _EFFORT or self._chars >= _CHARS
 
     def _begin(self) -> list[_Place]:
         """The rooms that have all tokens."""
@@ -171,14 +177,22 @@ class _Search:
             scans.append((place, low, [tokens[first], *rest]))
         return scans
 
-    def _look(self, keys: Sequence[Key]) -> list[Key]:
-        """Those of the candidates that are hits."""
+    def _look(self, keys: Sequence[Key]) -> tuple[list[Key], Key]:
+        """Those of the candidates that are hits, newest first, and the last one looked at."""
         self._effort += _TEXT * len(keys)
         rows = self._read("e.at, e.room_id, e.seq, e.body FROM entries e", keys)
-        return sorted((row[:3] for row in rows if self._fits(row[3])), reverse=True)
+        hits = []
+        for *place, body in sorted(rows, reverse=True):
+            key = (place[0], place[1], place[2])
+            if self._fits(body):
+                hits.append(key)
+            if self._chars >= _CHARS:
+                return hits, key
+        return hits, keys[-1]
 
     def _fits(self, body: str) -> bool:
         text = spelled(msgspec.json.decode(body).get("text", ""))
+        self._chars += len(text)
         return all(phrase in text for phrase in self._query.phrases)
 
     def _entries(self, keys: Sequence[Key]) -> list[Entry]:

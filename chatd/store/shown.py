@@ -1,4 +1,5 @@
-"""What an entry shows of another one: the quote of a reply, the present text of what was edited.
+"""What an entry shows of another one: the quote of a reply, the present text of what was edited,
+how many have reacted.
 
 The log does not hold it: a text stands in its own entry alone, so that it is gone everywhere when
 it is recalled.
@@ -24,7 +25,7 @@ Found = dict[tuple[int, int], tuple[str, dict[str, Any]]]  # a room's id and a s
 
 def complete(connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
     """Entries just read, with what they show of others in their rooms: one more query, and none
-    where nothing is a reply or an edit."""
+    where nothing is a reply, an edit or a reaction."""
     wanted: dict[int, list[int]] = {}
     for entry in entries:
         if target := _target(entry):
@@ -59,16 +60,28 @@ def present(body: dict[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in ("text", "data", "recalled") if name in body}
 
 
+def count(body: dict[str, Any], emoji: str) -> int:
+    """How many have reacted to a message with an emoji."""
+    return next((one["count"] for one in body.get("reactions", ()) if one["emoji"] == emoji), 0)
+
+
 def _target(entry: Entry) -> int | None:
     if entry.kind == "message":
         return entry.body.get("reply_to")
-    return entry.body.get("target") if entry.kind == "edited" else None
+    return entry.body.get("target") if entry.kind in ("edited", "reacted") else None
 
 
 def _completed(entry: Entry, found: Found) -> Entry:
     target = _target(entry) or 0
-    if (entry.room_id, target) in found:
-        name, body = found[entry.room_id, target]
-        more = {"quote": quote(target, name, body)} if entry.kind == "message" else present(body)
-        return replace(entry, body={**entry.body, **more})
+    place = (entry.room_id, target)
+    if place in found:
+        return replace(entry, body={**entry.body, **_more(entry, target, *found[place])})
     return entry
+
+
+def _more(entry: Entry, target: int, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    if entry.kind == "message":
+        return {"quote": quote(target, name, body)}
+    if entry.kind == "reacted":
+        return {"count": count(body, entry.body["emoji"])}
+    return present(body)

@@ -50,6 +50,9 @@ _SYNTAX: Templates = (
 # What patterns of the signatures mean, by how they begin.
 _ADDRESS: Template = "Expected an address, @user or #group, in {place}"
 _WORD: Template = "Expected a word of small letters, digits and '-' in {place}"
+_FORM: Template = "This has not the form that is expected in {place}"
+_GIVEN: Template = "Expected what an earlier answer gave in {place}"
+_SPACELESS: Template = "Expected characters without a space in {place}"
 _CONTROLS: Template = "Control characters are not allowed in {place}"
 
 
@@ -64,7 +67,11 @@ def mismatch(message: str) -> Phrase:
         return Phrase(_ADDRESS, place=place)
     if "'^[a-z]" in what:
         return Phrase(_WORD, place=place)
-    return Phrase(_CONTROLS, place=place)
+    if "'^\\\\d" in what or "'^([0-9]" in what:
+        return Phrase(_GIVEN, place=place)
+    if "'^[^\\\\s" in what:
+        return Phrase(_SPACELESS, place=place)
+    return Phrase(_CONTROLS if "'^[^" in what else _FORM, place=place)
 
 
 def _place(where: str) -> Phrase | str:

@@ -138,15 +138,16 @@ def _command(name: str, rest: str) -> Any:
 
 
 def _arguments(command: Command, rest: str) -> dict[str, Any]:
-    """Parameters by position, any of them also as NAME=VALUE; one that is `rest` takes the
-    rest of the line."""
+    """Parameters by position, any of them also as NAME=VALUE or NAME="A VALUE"; one that is
+    `rest` takes the rest of the line."""
     free = {parameter.name: parameter for parameter in command.parameters}
     found: dict[str, Any] = {}
     rest = rest.lstrip(" ")
     while rest:
         word, _, after = rest.partition(" ")
         name, equals, value = word.partition("=")
-        if not equals or name not in free:
+        named = bool(equals) and name in free
+        if not named:
             if not free:
                 raise Refused(
                     "bad-request",
@@ -160,6 +161,8 @@ def _arguments(command: Command, rest: str) -> dict[str, Any]:
             value, after = rest[len(word) - len(value) :], ""
         if parameter.object:
             value, after = _first_value(value)
+        elif named and value.startswith('"') and not parameter.rest:
+            value, after = _quoted(rest[len(name) + 1 :]) or (value, after)
         found[name] = _object(value) if parameter.object else value
         rest = after.lstrip(" ")
     return found
@@ -172,6 +175,15 @@ def _first_value(text: str) -> tuple[str, str]:
     except (ValueError, RecursionError):
         return text, ""
     return text[:end], text[end:]
+
+
+def _quoted(text: str) -> tuple[str, str] | None:
+    """A JSON string and what stands behind it; None where it is none, but a value with a `"`."""
+    try:
+        value, end = _raw_decode(text)
+    except ValueError:
+        return None
+    return (value, text[end:]) if text[end : end + 1] in ("", " ") else None
 
 
 def _object(value: str) -> Any:

@@ -146,11 +146,12 @@ def _messages() -> None:
 
 
 def _search() -> None:
-    # A word of a room is one range, in the order in which a search tells it.
+    # A word of a room is one range, in the order in which a search tells it. The rooms of a word
+    # stand together: a search asks all of them for few words.
     _table(
         "postings",
-        _key("room_id", BIGINT),
         _key("token", WORD),
+        _key("room_id", BIGINT),
         _key("at", BIGINT),
         _key("seq", BIGINT),
     )
