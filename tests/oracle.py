@@ -302,6 +302,9 @@ class World:
             body = body | {"quote": quote}
         if entry.kind == "edited":
             body = body | self.said(self.logs[key][body["target"] - 1])
+        if entry.kind == "reacted":
+            by = self.logs[key][body["target"] - 1].reactions.get(body["emoji"], ())
+            body = body | {"count": len(by)}
         head = {"event": entry.kind, "seq": entry.seq, "from": entry.sender, "at": entry.at}
         return head | {"to": self.address(key, entry.sender)} | body
 
@@ -748,7 +751,9 @@ class World:
         reached = [
             {"user": u, "read": self.places[u, key].read >= seq}
             for u in sorted({*there} - {user, entry.sender})
-            if self.receipts[u] and self.places[u, key].delivered >= seq
+            if self.receipts[u]
+            and self.places[u, key].delivered >= seq
+            and not self.sides[u, user].blocked
         ]
         return {"receipts": reached, "more": False}
 
