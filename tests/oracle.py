@@ -302,6 +302,9 @@ class World:
             body = body | {"quote": quote}
         if entry.kind == "edited":
             body = body | self.said(self.logs[key][body["target"] - 1])
+        if entry.kind == "reacted":
+            by = self.logs[key][body["target"] - 1].reactions.get(body["emoji"], ())
+            body = body | {"count": len(by)}
         head = {"event": entry.kind, "seq": entry.seq, "from": entry.sender, "at": entry.at}
         return head | {"to": self.address(key, entry.sender)} | body
 
@@ -502,17 +505,17 @@ class World:
         group = self.groups.get(key)
         if group is not None and (mentions := self.mentions(user, key, text)):
             body["mentions"] = mentions
-            if mentions == "all":
+            if mentions == ["all"]:
                 self.allowed(user, group, "admin")
                 demand(self.now >= group.called + CALL, "rate-limited")
                 group.called = self.now
         return self.add(key, "message", user, **body)
 
-    def mentions(self, user: str, key: str, text: str) -> list[str] | str:
+    def mentions(self, user: str, key: str, text: str) -> list[str]:
         """Whom a text mentions."""
         group, names = self.seen.groups[key], re.findall(r"@(\w+)", text)
         if "all" in names and group.rank(user) > 0:
-            return "all"
+            return ["all"]
         return [n for n in dict.fromkeys(names) if n in group.members and n != user]
 
     def do_edit(self, user: str, to: str, seq: int, text: str) -> Fields:
@@ -748,7 +751,9 @@ class World:
         reached = [
             {"user": u, "read": self.places[u, key].read >= seq}
             for u in sorted({*there} - {user, entry.sender})
-            if self.receipts[u] and self.places[u, key].delivered >= seq
+            if self.receipts[u]
+            and self.places[u, key].delivered >= seq
+            and not self.sides[u, user].blocked
         ]
         return {"receipts": reached, "more": False}
 
@@ -812,7 +817,7 @@ class World:
     def meant(self, user: str, entry: Entry) -> bool:
         """Whether a message mentions the user."""
         mentions = entry.body.get("mentions", ())
-        return mentions == "all" or user in mentions
+        return "all" in mentions or user in mentions
 
     def do_unread(self, user: str) -> Fields:
         lines = [self.line(user, key) for key in self.rooms(user)]
