@@ -146,15 +146,13 @@ def _messages() -> None:
 
 
 def _search() -> None:
-    # A word of a room is one range, in the order in which a search tells it. The rooms of a word
-    # stand together: a search asks all of them for few words.
-    _table(
-        "postings",
-        _key("token", WORD),
-        _key("room_id", BIGINT),
-        _key("at", BIGINT),
-        _key("seq", BIGINT),
-    )
+    # A word of a room is one range, in the order in which a search tells it. Where a page that is
+    # not in memory is dear, the rooms of a word stand together; where there is but one writer,
+    # the words of a room, since they are written together.
+    place = [_key("room_id", BIGINT), _key("token", WORD)]
+    if op.get_bind().dialect.name != "sqlite":
+        place.reverse()
+    _table("postings", *place, _key("at", BIGINT), _key("seq", BIGINT))
     _table("indexed", _key("room_id", BIGINT), _column("seq", BIGINT))
 
 
