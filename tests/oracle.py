@@ -588,7 +588,7 @@ class World:
 
     def do_clear(self, user: str, to: str) -> Fields:
         key = self.room(user, to)
-        end, place = len(self.logs.get(key, ())), self.places[user, key]
+        end, place = len(self.seen.logs.get(key, ())), self.places[user, key]
         place.delivered, place.read = max(place.delivered, end), max(place.read, end)
         place.cleared, place.marked = max(place.cleared, end), False
         return self.tell(user, "cleared", room=to, upto=end)
