@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from random import random
 from typing import Any
 
@@ -23,8 +23,9 @@ from chatd.errors import CLOSE_CODES, REPLACED, SERVICE_RESTART, Refused, Templa
 from chatd.hub import Hub
 from chatd.indexer import Indexer
 from chatd.languages import pick
-from chatd.model import Membership, Party, Room, Rules, Standing, fold, group_name, normalise
+from chatd.model import Party, Room, fold, group_name, normalise
 from chatd.presence import Presence
+from chatd.publisher import Publisher
 from chatd.rates import Bucket, Rates
 from chatd.receipts import Receipts
 from chatd.revocations import Revocations, log_out
@@ -43,7 +44,6 @@ from chatd.store.store import Store
 
 _NOTHING: dict[str, Any] = {}
 _PRESENCE = PresenceSettings()
-_ROOMS_KEPT = 200_000  # whose last fanned-out seq is remembered: about 20 MB
 _PEERS_KEPT = 1000  # rooms a user's cache of addresses may hold: about 200 KB
 _RETRY_AFTER = 5.0  # seconds over which clients come back after a restart
 _ANSWERS = 5.5  # seconds for what is under way at the end: a query has five
@@ -52,10 +52,9 @@ _GOODBYE_STEP = 0.05
 
 
 class Node:
-    """The services: `store`, `hub`, `presence`, `backlog`, `cursors`, `receipts`, `revocations`,
-    `passwords`,
-    `site_tokens` (None where JWT logins are off) and `guesses`; `now()` is the wall clock in
-    seconds."""
+    """The services: `store`, `hub`, `publisher`, `presence`, `backlog`, `cursors`, `receipts`,
+    `revocations`, `passwords`, `site_tokens` (None where JWT logins are off) and `guesses`; `now()`
+    is the wall clock in seconds."""
 
     log = Logger()
 
@@ -82,7 +81,13 @@ class Node:
         self.pulse = pulse
         self.site_tokens = site_tokens
         self.hub = Hub(reactor)
-        self.store = Store(reactor, dialect, connections, self.publish, self.hub.flush)
+        self.store = Store(
+            reactor,
+            dialect,
+            connections,
+            lambda stored: self.publisher.publish(stored),
+            self.hub.flush,
+        )
         self.receipts = Receipts(
             self.store, self.hub, self.spawn, lambda: self.limits.receipt_members, self.millis
         )
@@ -91,7 +96,7 @@ class Node:
         self.presence = Presence(reactor, self.store, self.hub, self.spawn, presence)
         self.revocations = Revocations(self.store, self.hub)
         self.indexer = Indexer(self.store, self.clock, self.spawn)
-        self._fanned: dict[int, int] = {}
+        self.publisher = Publisher(self.hub, self.backlog, self.receipts, self.indexer)
         self.dissolving: set[int] = set()
         self.passwords = Passwords(reactor, lambda: self.limits.passwords_at_once, hasher)
         self.guesses = Throttle(self._tries_per_minute, now)
@@ -372,100 +377,9 @@ class Node:
         """Stores what `tell` or `draft` made, with what happens in the same transaction."""
         return self.store.append(replace(draft, effect=effect, companions=companions, locks=locks))
 
-    def publish(self, stored: Sequence[tuple[Draft, int]]) -> None:
-        """Fans out what a batch stored, room by room, in the order of the log."""
-        by_room: dict[int, list[tuple[Draft, int]]] = {}
-        for draft, seq in stored:
-            by_room.setdefault(draft.room.id, []).append((draft, seq))
-        self.indexer.note(by_room)
-        for pairs in by_room.values():
-            changing = _CHANGING.get(pairs[0][0].room.kind, _NEVER)
-            if changing.isdisjoint(draft.kind for draft, _ in pairs):
-                self._fan_out(pairs)
-                continue
-            for pair in pairs:
-                self._apply(pair)
-
-    def _fan_out(self, pairs: Sequence[tuple[Draft, int]]) -> None:
-        room, first, last = pairs[0][0].room, pairs[0][1], pairs[-1][1]
-        before = self._fanned.get(room.id, first - 1)
-        if before != first - 1 or last - first != len(pairs) - 1:
-            # Stored by somebody else, or by a batch that failed: the log has what is missing.
-            for session in self.hub.audience(room):
-                self.backlog.fall_behind(session, room, before)
-        if len(self._fanned) > _ROOMS_KEPT:
-            self._fanned.clear()
-        self._fanned[room.id] = last
-        entries = [draft.entry(seq) for draft, seq in pairs]
-        self.hub.fan_out(room, entries, [_origin(draft) for draft, _ in pairs])
-
-    def _apply(self, pair: tuple[Draft, int]) -> None:
-        draft = pair[0]
-        self.receipts.forget(draft.room.id)
-        if draft.kind == "joined":
-            self._join(draft)
-        self._fan_out([pair])
-        match draft.kind:
-            case "left":
-                self.hub.part(draft.room.id, draft.sender.id)
-            case "kicked":
-                self.hub.part(draft.room.id, _subject(draft).id)
-            case "appointed":
-                self._appoint(draft)
-            case "muted":
-                self._mute(draft)
-            case "configured":
-                if "posting" in draft.body:
-                    self.hub.change_rules(draft.room.id, posting=draft.body["posting"])
-            case "dissolved":
-                self.hub.dissolve(draft.room.id)
-            case "accepted" | "unfriended" | "blocked" | "unblocked":
-                self.hub.reconsider(draft.sender.id)
-                self.hub.reconsider(_subject(draft).id)
-            case "updated":
-                self._update(draft)
-
-    def _update(self, draft: Draft) -> None:
-        user = self.hub.user(draft.sender.id)
-        if "writers" in draft.body:
-            self.hub.reconsider()
-        if "invisible" in draft.body:
-            self.hub.appear(draft.sender, draft.body["invisible"])
-        if "language" in draft.body and user is not None:
-            user.language = pick(draft.body["language"])
-
-    def _join(self, draft: Draft) -> None:
-        standing = Standing("member", draft.body.get("muted_until", 0))
-        rules = Rules(**draft.body.get("rules", {}))
-        self.hub.join(Membership(draft.room, standing, rules), draft.sender.id)
-
-    def _appoint(self, draft: Draft) -> None:
-        role = draft.body["role"]
-        if role == "owner":  # there is one
-            self.hub.restand(draft.room.id, draft.sender.id, role="admin")
-        self.hub.restand(draft.room.id, _subject(draft).id, role=role)
-
-    def _mute(self, draft: Draft) -> None:
-        until = draft.body["until"]
-        if draft.subject is None:
-            self.hub.change_rules(draft.room.id, muted_until=until)
-        else:
-            self.hub.restand(draft.room.id, draft.subject.id, muted_until=until)
-
 
 def _no_group(name: str) -> Refused:
     return Refused("not-found", "There is no group #{name}.", name=name)
-
-
-def _subject(draft: Draft) -> Party:
-    assert draft.subject is not None, draft.kind
-    return draft.subject
-
-
-def _origin(draft: Draft) -> Session | None:
-    """The session that gets the reply, unless somebody else has logged in there meanwhile."""
-    user = draft.origin.user if draft.origin is not None else None
-    return draft.origin if user is not None and user.id == draft.sender.id else None
 
 
 def _replace_others(session: Session, user: User) -> None:
@@ -481,15 +395,6 @@ RESTARTS: Template = "The server restarts."
 # Wrong passwords, by what they count for, in multiples of `passwords_per_minute`: many share an
 # address, and an account is tried from everywhere; "new" are registrations from an address.
 _TRIES = {"guess": 1, "address": 10, "account": 10, "new": 50}
-
-# What changes who gets a group's entries, or may write there; who may write to whom.
-_CHANGING = {
-    "group": frozenset(
-        ("joined", "left", "kicked", "appointed", "muted", "configured", "dissolved")
-    ),
-    "inbox": frozenset(("accepted", "unfriended", "blocked", "unblocked", "updated")),
-}
-_NEVER: frozenset[str] = frozenset()
 
 
 class Context:

@@ -129,7 +129,7 @@ class HandOver(NodeCase):
     async def test_stored_but_not_yet_published(self) -> None:
         """What the log brings before it is published is not written again when it is."""
         await self._away("one")
-        publish = self.node.publish
+        publish = self.node.publisher.publish
         held: list[Any] = []
         log: Any = self.stepped._store._log
         log._publish = held.append

@@ -41,11 +41,13 @@ LAYERS = {
     "revocations": {"errors", "hub", "session", "store"},
     "presence": {"errors", "hub", "model", "session", "settings", "store"},
     "indexer": {"errors", "store"},
+    "publisher": {
+        *("backlog", "hub", "indexer", "languages", "model", "receipts", "session", "store"),
+    },
     "node": {
         *("auth", "backlog", "cursors", "doors", "errors", "hub", "indexer", "languages"),
-        "model",
-        *("presence", "rates", "receipts", "revocations", "rights", "session"),
-        *("settings", "store"),
+        *("model", "presence", "publisher", "rates", "receipts", "revocations", "rights"),
+        *("session", "settings", "store"),
     },
     "registry": {"errors"},
     "commands": {
