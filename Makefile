@@ -23,12 +23,13 @@ unexport PYTHONPATH PYTHONHOME
 # Every test runs under both runners, but for the longest: those with processes and databases of
 # their own, searches, and stories, which are told over every wire.
 MODULES := $(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
-TRIAL_ALONE := $(addprefix tests.test_,activation crowds integration outages permissions reload \
-	schema signals store_accounts store_log store_rooms)
-PYTEST_ALONE := $(addprefix tests.test_,bad_input chatctl connections conformance daemon delivery \
-	guessing hostile_text limits machine metrics packaging people properties revocations \
-	scenarios_% secrets \
-	websocket)
+TRIAL_ALONE := $(addprefix tests.test_,activation crowds fsck integration names outages \
+	permissions receipts reload schema signals store_accounts store_contacts store_groups \
+	store_log store_messages store_overview store_presence store_rooms)
+PYTEST_ALONE := $(addprefix tests.test_,bad_input chatctl commands conformance connections daemon \
+	delivery friends groups guessing hostile_text languages limits machine messages metrics \
+	packaging people presence profile properties revocations rooms scenarios_% search secrets \
+	sessions websocket)
 
 help: ## list what there is to do
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \

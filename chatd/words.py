@@ -58,10 +58,10 @@ def tokens(text: str) -> set[bytes]:
 
 
 def burden(text: str) -> int:
-    """What it costs to bring a text into the index or out of it, by the number of tokens that such
-    a text may have, in requests; 0 for what people usually write."""
+    """What it costs to bring a text into the index, by the number of tokens that it may have, in
+    requests; 0 for what people usually write."""
     most = len(text) // 4 if text.isascii() else 2 * len(text)
-    return max(0, most - _LIGHT) // 4
+    return max(0, most - _LIGHT) // 32
 
 
 def phrases(query: str) -> list[str]:

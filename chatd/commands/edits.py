@@ -18,6 +18,8 @@ from chatd.store.connection import Connection
 from chatd.store.log import Stored
 from chatd.store.messages import Change, Unchanged, Version
 
+_AT_ONCE = 8  # an edit changes the index while the log waits, and takes one text out of it
+
 
 class Changed(Struct, frozen=True, omit_defaults=True):
     """Where the entry that tells of it stands, and since when (ms); `unchanged`: it was so
@@ -56,7 +58,7 @@ async def edit(
 ) -> Deferred[Changed]:
     """Gives a message of yours another text, and other data if given. What it said before is
     kept; whom it mentioned stays."""
-    check_text(ctx, text)
+    check_text(ctx, text, _AT_ONCE)
     check_size(ctx, data)
     room = await open_to(ctx, to)
     change = _change(ctx, room, seq, ctx.node.messages.edit_seconds)

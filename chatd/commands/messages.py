@@ -80,12 +80,12 @@ async def say(
     return ctx.node.append(ctx.session, user, room, "message", body, key, effect)
 
 
-def check_text(ctx: Context, text: str) -> None:
-    """Takes what a long text costs. Raises `Refused` of `too-large` for one that is too long."""
+def check_text(ctx: Context, text: str, times: int = 1) -> None:
+    """Takes what a long text costs, so many times. Raises `Refused` of `too-large` for one that is too long."""
     most = ctx.node.limits.text_chars
     if len(text) > most:
         raise Refused("too-large", "A text has at most {most} characters.", most=most)
-    ctx.owe(burden(text))
+    ctx.owe(times * burden(text))
 
 
 def check_size(ctx: Context, data: dict[str, Any] | None) -> None:
