@@ -81,7 +81,8 @@ async def say(
 
 
 def check_text(ctx: Context, text: str, times: int = 1) -> None:
-    """Takes what a long text costs, so many times. Raises `Refused` of `too-large` for one that is too long."""
+    """Takes what a long text costs, so many times. Raises `Refused` of `too-large` for one that is
+    too long."""
     most = ctx.node.limits.text_chars
     if len(text) > most:
         raise Refused("too-large", "A text has at most {most} characters.", most=most)
