@@ -411,7 +411,7 @@ class OneLine(SynchronousTestCase):
 
     def test_changes(self) -> None:
         """Each change of state is one line, however many failures and successes it has; a success
-        amid failures is no change."""
+        amid failures is no change, and one soon behind them is not told yet."""
         health = Health("written")
         for _ in range(3):
             health.failed(OSError("away"))
@@ -419,10 +419,14 @@ class OneLine(SynchronousTestCase):
         self.assertEqual(len(self.lines), 1)
         self.assertFalse(health.usable)
         self.patch(pool, "_CALM", 0)
+        health.succeeded()
+        self.assertEqual((health.usable, len(self.lines)), (True, 1))
+        health.failed(OSError("away again"))
+        self.assertEqual((health.usable, len(self.lines)), (False, 1))
+        self.patch(pool, "_QUIET", 0)
         for _ in range(3):
             health.succeeded()
-        self.assertEqual(len(self.lines), 2)
-        self.assertTrue(health.usable)
+        self.assertEqual((health.usable, len(self.lines)), (True, 2))
 
     def test_refusal(self) -> None:
         """After a failure to connect, others are refused without an attempt, for a while; after

@@ -30,7 +30,8 @@ PATIENCE = 5.0  # seconds until somebody who waits for the database gets an answ
 _MOST_WAITING = 10_000
 _ATTEMPTS = 4  # at most: each deadlock costs one
 _PAUSES = (0.05, 1.0)  # seconds, the first and the longest, between attempts to connect
-_CALM = 1.5  # seconds without a failure, more than a pause, until all is taken to be well again
+_CALM = 0.5  # seconds without a failure after which the database can be used again,
+_QUIET = 3.0  # and after which the log says so: several pauses, since some may fail longer
 _ENDING = 20  # looks whether an abandoned statement has ended,
 _ENDING_PAUSE = 0.05  # seconds apart
 
@@ -47,6 +48,7 @@ class Health:
 
     def __init__(self, use: str) -> None:
         self.usable = True
+        self._told = True  # what the log said last
         self._use = use
         self._lock = Lock()
         self._failed = 0.0
@@ -63,7 +65,8 @@ class Health:
         refusal = Unavailable(AWAY)
         now = time.monotonic()
         with self._lock:
-            changed, self.usable, self._failed = self.usable, False, now
+            changed, self._told = self._told, False
+            self.usable, self._failed = False, now
             if connecting and now >= self._retry:
                 self._retry = now + self._pause * uniform(0.5, 1)
                 self._pause = min(2 * self._pause, _PAUSES[1])
@@ -75,12 +78,14 @@ class Health:
     def succeeded(self) -> None:
         """Notes a success. One amid failures, over a connection that still stands where no new
         one can be made, changes nothing."""
-        if self.usable:
+        if self._told:
             return
         with self._lock:
             self._pause = _PAUSES[0]
-            changed = not self.usable and time.monotonic() - self._failed >= _CALM
-            self.usable = self.usable or changed
+            calm = time.monotonic() - self._failed
+            self.usable = self.usable or calm >= _CALM
+            changed = not self._told and calm >= _QUIET
+            self._told = self._told or changed
         if changed:
             self._log.info("the database can be {use} again", use=self._use)
 

@@ -28,7 +28,8 @@ _RATE = 200  # messages a second: enough to hit a fault, few enough to measure b
 _BUSY = 0.05  # seconds: the longest that the daemon's loop may be busy, of 99 in 100 looks,
 _BUSY_BESIDE = 0.25  # and where other faults share the machine
 _LINES = 3  # of the log for an outage: reading, writing, and once more where it ends by halves
-_BACK = 3.0  # seconds in which a daemon serves again when its database does
+_BACK = 3.0  # seconds in which a daemon serves again when its database does,
+_TOLD = 6.0  # and in which its log says so
 _PASSWORD = "quiet-Otter-3917"
 _UNUSABLE = r"the database cannot be (read|written)"
 _OTHER_PASSWORD = "loud-Heron-5520"
@@ -58,7 +59,7 @@ class Scene:
         """Judges what must hold after every fault of a database."""
         busy = _BUSY if self.stage.full else _BUSY_BESIDE
         with suppress(AssertionError):  # complained of below
-            await until(lambda: self._told("cannot") == self._told("can"), "told", _BACK)
+            await until(lambda: self._told("cannot") == self._told("can"), "told", _TOLD)
         self.talkers.hush()
         late = self.probe.stop()
         await self.stage.judge(self.rows)
