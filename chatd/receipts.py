@@ -7,7 +7,7 @@ from typing import Any
 
 from chatd.errors import Unavailable
 from chatd.hub import Hub
-from chatd.model import Room
+from chatd.model import Party, Room
 from chatd.session import Session
 from chatd.store.places import Hall, Person, Place, halls, people
 from chatd.store.rooms import Cursor
@@ -141,7 +141,7 @@ class Receipts:
         user = self._hub.user(user_id)
         if move.badge and user is not None:
             others = [session for session in user.sessions if session is not move.origin]
-            self._hub.whisper(others, self._event("read", room, [user.name], move.badge))
+            self._hub.whisper(others, self._event("read", room, [user.party], move.badge))
 
     def _show(
         self, room: Room, name: str, upto: int, users: list[Person], known: Mapping[int, Person]
@@ -149,21 +149,22 @@ class Receipts:
         """Tells a room that users got as far: of all in one event, since where everybody reads
         along, one for each would be as many as the square of their number."""
         blocked = frozenset[int]().union(*(person.blocks for person in users))
-        told: dict[tuple[str, ...], list[Session]] = {}
+        told: dict[tuple[Party, ...], list[Session]] = {}
         for session in self._hub.audience(room):
             user = session.user
             if user is None or (name == "read" and not _wants(known, user.id)):
                 continue
             seen = [p for p in users if user.id not in p.blocks] if user.id in blocked else users
-            names = tuple(person.party.name for person in seen)
-            if names and names != (user.name,):
-                told.setdefault(names, []).append(session)
-        for names, sessions in told.items():
-            self._hub.whisper(sessions, self._event(name, room, names, upto))
+            parties = tuple(person.party for person in seen)
+            if parties and parties != (user.party,):
+                told.setdefault(parties, []).append(session)
+        for parties, sessions in told.items():
+            self._hub.whisper(sessions, self._event(name, room, parties, upto))
 
-    def _event(self, name: str, room: Room, users: Sequence[str], upto: int) -> dict[str, Any]:
-        to = room.address_from(_id_of(room, users[0]))
-        who = {"from": users[0]} if len(users) == 1 else {"users": users}
+    def _event(self, name: str, room: Room, users: Sequence[Party], upto: int) -> dict[str, Any]:
+        to = room.address_from(users[0].id)
+        names = [party.name for party in users]
+        who = {"from": names[0]} if len(names) == 1 else {"users": names}
         return {"event": name, "to": to, **who, "upto": upto, "at": self._millis()}
 
 
@@ -173,11 +174,6 @@ def _told(move: Move, person: Person) -> Iterator[tuple[str, int]]:
         yield "delivered", move.delivered
     if move.read and person.receipts and not person.invisible:
         yield "read", move.read
-
-
-def _id_of(room: Room, name: str) -> int:
-    """The id of one of a direct room's two; 0 in a group, whose address is the same for all."""
-    return next((one.id for one in (room.low, room.high) if one and one.name == name), 0)
 
 
 def _wants(known: Mapping[int, Person], user_id: int) -> bool:

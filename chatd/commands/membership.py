@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from chatd.commands.accounts import Done
 from chatd.commands.groups import After, Limit, append, my_group
 from chatd.errors import Refused
-from chatd.model import Group, Millis, Party, Role, fold, normalise
+from chatd.model import Group, Millis, Party, Role, fold, user_name
 from chatd.node import Context
 from chatd.registry import USERS, command
 from chatd.store import membership as statements
@@ -120,4 +120,4 @@ async def mute(
 
 async def find(ctx: Context, user: str) -> Party:
     """The user of a name. Raises `Refused` of `not-found`."""
-    return await ctx.node.find_user(normalise(user.removeprefix("@")))
+    return await ctx.node.find_user(user_name(user))

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from chatd.commands.groups import After
+from chatd.commands.messages import spoken
 from chatd.errors import Refused
 from chatd.model import Address, Room, Seq
 from chatd.node import Context
@@ -17,7 +19,6 @@ from chatd.store.places import Notify, Receipt
 from chatd.store.rooms import Cursor
 
 Limit = Annotated[int, Meta(ge=1, le=200, description="how many at most")]
-After = Annotated[str, Meta(max_length=64, description="the name to begin behind")]
 
 
 class Moved(Struct, frozen=True):
@@ -53,7 +54,7 @@ async def receipts(
 ) -> Receipts:
     """Lists whom an entry has reached and who has read it, but you, its sender, who came later
     and who does not tell; in groups up to limits.receipt_members."""
-    room, most = await _room(ctx, to), ctx.node.limits.receipt_members
+    room, most = await spoken(ctx, to), ctx.node.limits.receipt_members
     found = await ctx.node.store.read(
         places.receipts, room, ctx.user.id, seq, after, limit + 1, most
     )
@@ -63,7 +64,7 @@ async def receipts(
 @command(USERS, cost=3)
 async def mark(ctx: Context, to: Address) -> Stored:
     """Marks a room as unread, for you alone, until you read there."""
-    room, user = await _room(ctx, to), ctx.user
+    room, user = await spoken(ctx, to), ctx.user
     return await _change(ctx, room, "marked", {}, lambda db, seq: places.mark(db, room.id, user.id))
 
 
@@ -78,7 +79,7 @@ async def prefer(
     """Changes how you want a room: pinned before the others, what it may notify you of,
     archived. An archived room comes back with somebody else's next message, unless it notifies
     you of nothing."""
-    room, user = await _room(ctx, to), ctx.user
+    room, user = await spoken(ctx, to), ctx.user
     wishes = {"pinned": pinned, "notify": notify, "archived": archived}
     given = {name: wish for name, wish in wishes.items() if wish is not None}
     if not given:
@@ -96,7 +97,7 @@ async def prefer(
 @command(USERS, cost=3)
 async def clear(ctx: Context, to: Address) -> Stored:
     """Empties a room for you alone: what is there now counts as read, and you see it no more."""
-    room, user = await _room(ctx, to), ctx.user
+    room, user = await spoken(ctx, to), ctx.user
     here = await ctx.node.store.read(places.place, room, user.id)
     stored = await _change(
         ctx,
@@ -109,15 +110,8 @@ async def clear(ctx: Context, to: Address) -> Stored:
     return stored
 
 
-async def _room(ctx: Context, to: str) -> Room:
-    room = await ctx.node.room(ctx.user, to)
-    if room is None:
-        raise Refused("not-found", "Nothing was said between you and {to} yet.", to=to)
-    return room
-
-
 async def _advance(ctx: Context, to: str, seq: int, read: bool) -> Moved:
-    user, room = ctx.user, await _room(ctx, to)
+    user, room = ctx.user, await spoken(ctx, to)
     here = await ctx.node.store.read(places.place, room, user.id)
     seq = min(seq, here.end)
     if (read and here.marked) or seq > (here.read if read else here.delivered):
